@@ -1,0 +1,3 @@
+//! The `alknet` command.
+
+fn main() {}

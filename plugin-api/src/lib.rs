@@ -1,0 +1,1 @@
+//! Write an alknet plugin: handlers, operations, and the stable ABI that carries them.

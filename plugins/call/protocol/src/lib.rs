@@ -1,0 +1,1 @@
+//! The call protocol: frames, envelopes, and a client over any alknet connection.

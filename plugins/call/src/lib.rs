@@ -1,0 +1,1 @@
+//! Serves the operation registry over the call protocol, ALPN alknet/call.

@@ -1,0 +1,1 @@
+//! Sample plugin: a subscription that ticks.

@@ -1,0 +1,1 @@
+//! Sample plugin: echoes bytes and text; builds native and as a component.

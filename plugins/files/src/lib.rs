@@ -1,0 +1,1 @@
+//! Sample plugin: read-only operations over a jailed directory.

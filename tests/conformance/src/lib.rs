@@ -1,0 +1,1 @@
+//! The plugin whose behaviours every substrate must show.
