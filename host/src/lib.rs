@@ -1,1 +1,15 @@
-//! A QUIC daemon that dispatches each connection by its ALPN to a plugin.
+//! The alknet daemon, as a library.
+//!
+//! Read [`assembly`] first: it is the one place that knows everybody and turns
+//! a deployment file into a running node.
+//!
+//! Dependencies point one way: `cli → assembly → {endpoint, plugins, config,
+//! vault} → {registry, auth} → plugin-api`. [`registry`] and [`auth`] know
+//! nothing of QUIC, of shared libraries or of WebAssembly.
+
+pub mod auth;
+pub mod config;
+pub mod endpoint;
+pub mod observe;
+pub mod plugins;
+pub mod registry;

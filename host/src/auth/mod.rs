@@ -1,0 +1,1 @@
+//! Who a key or a token belongs to.

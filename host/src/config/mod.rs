@@ -1,0 +1,1 @@
+//! The deployment files: `node.toml` (static) and `access.toml` (dynamic).

@@ -1,0 +1,1 @@
+//! Listeners, TLS identities, the accept loop and the connection table.

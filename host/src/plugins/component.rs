@@ -1,0 +1,1 @@
+//! WebAssembly components, run by wasmtime.

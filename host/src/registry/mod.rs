@@ -1,0 +1,1 @@
+//! Operations: specs, the access decision, dispatch, composition and cancellation.
