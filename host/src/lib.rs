@@ -13,3 +13,4 @@ pub mod endpoint;
 pub mod observe;
 pub mod plugins;
 pub mod registry;
+pub mod services;

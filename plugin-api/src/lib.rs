@@ -69,8 +69,8 @@ pub use context::{AbortPolicy, ContextInfo, OperationContext, OperationEnv, Peer
 pub use error::{CallError, code};
 pub use handler::{HandlerError, ProtocolHandler};
 pub use host::{
-    Capability, CapabilityKind, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Host, Level,
-    LogRecord, TaskHandle,
+    Capability, CapabilityBackend, CapabilityKind, Gateway, GatewayCall, GatewayEvent,
+    GatewayRequest, Host, Level, LogRecord, TaskControl, TaskHandle,
 };
 pub use identity::{AuthContext, Identity};
 pub use json::{Json, JsonError};
