@@ -60,6 +60,8 @@ mod json;
 mod manifest;
 mod operation;
 mod plugin;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use connection::{
     BiStream, Closed, Connection, ConnectionInfo, ConnectionStats, DatagramError,
