@@ -60,6 +60,7 @@ mod json;
 mod manifest;
 mod operation;
 mod plugin;
+pub mod single;
 #[cfg(feature = "testing")]
 pub mod testing;
 

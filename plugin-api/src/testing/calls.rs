@@ -282,7 +282,7 @@ fn as_declared(spec: Option<&OperationSpec>, error: CallError) -> CallError {
 }
 
 struct Running {
-    items: Option<Pin<Box<dyn Stream<Item = Result<Json, CallError>> + Send>>>,
+    items: Option<CallStream>,
     ending: BoxFuture<'static, CallError>,
     abort: AbortOnDrop,
     spec: Option<Arc<OperationSpec>>,

@@ -80,5 +80,5 @@ mod plugin;
 pub use calls::{Cancel, TestContext};
 pub use host::{Metric, TestHost};
 pub use log::LogLine;
-pub use pair::{Pair, PairControl, pair};
+pub use pair::{Pair, PairControl, pair, single_stream};
 pub use plugin::{Serving, TestPlugin};

@@ -1,7 +1,6 @@
 //! Two ends of a connection in one process.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -21,6 +20,7 @@ use crate::connection::{
     StreamError,
 };
 use crate::identity::Identity;
+use crate::single::SingleStream;
 
 /// The largest number that QUIC's integer encoding holds.
 const MAX_CODE: u64 = (1 << 62) - 1;
@@ -46,6 +46,31 @@ const MAX_CODE: u64 = (1 << 62) - 1;
 pub fn pair(alpn: &str) -> (Connection, Connection) {
     let (client, server, _) = Pair::new(alpn).build();
     (client, server)
+}
+
+/// A connection of a single stream, as TLS over TCP gives it: the peer's end of
+/// the bytes, and the connection around the other end.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn single_stream(alpn: &str) -> (tokio::io::DuplexStream, Connection) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (reader, writer) = tokio::io::split(near);
+    let info = ConnectionInfo {
+        id: next_id(),
+        source: Source::Tls,
+        alpn: alpn.to_owned(),
+        remote_addr: None,
+        peer_key: None,
+    };
+    let (connection, driver) = SingleStream::new(info, reader, writer).build();
+    tokio::spawn(driver);
+    (far, connection)
+}
+
+fn next_id() -> u64 {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Settings of a connection in memory.
@@ -153,8 +178,7 @@ impl Pair {
     /// The client's end, the server's end, and a hand on both. An end closes
     /// with code 0 when its connection and all its streams have been dropped.
     pub fn build(self) -> (Connection, Connection, PairControl) {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = next_id();
         let end = |remote_addr, peer_key| End {
             info: ConnectionInfo {
                 id,
@@ -545,15 +569,11 @@ impl ConnectionBackend for MemoryConnection {
     }
 }
 
-fn wait(
-    mut closed: watch::Receiver<Option<(Closed, Lost)>>,
-) -> impl Future<Output = Closed> + Send + 'static {
-    async move {
-        match closed.wait_for(Option::is_some).await.map(|slot| slot.clone()) {
-            Ok(Some((closed, _))) => closed,
-            // Both ends are gone without a close: nobody is left to be told more.
-            _ => Closed { code: None, reason: "dropped".into() },
-        }
+async fn wait(mut closed: watch::Receiver<Option<(Closed, Lost)>>) -> Closed {
+    match closed.wait_for(Option::is_some).await.map(|slot| slot.clone()) {
+        Ok(Some((closed, _))) => closed,
+        // Both ends are gone without a close: nobody is left to be told more.
+        _ => Closed { code: None, reason: "dropped".into() },
     }
 }
 
