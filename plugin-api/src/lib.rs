@@ -60,6 +60,9 @@ mod json;
 mod manifest;
 mod operation;
 mod plugin;
+pub mod single;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use connection::{
     BiStream, Closed, Connection, ConnectionInfo, ConnectionStats, DatagramError,
