@@ -50,6 +50,8 @@
 //! need not care, which of them it is talking to.
 
 pub mod backend;
+#[cfg(target_family = "wasm")]
+pub mod guest;
 mod connection;
 mod context;
 mod error;
@@ -60,6 +62,9 @@ mod json;
 mod manifest;
 mod operation;
 mod plugin;
+pub mod single;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use connection::{
     BiStream, Closed, Connection, ConnectionInfo, ConnectionStats, DatagramError,
@@ -69,8 +74,8 @@ pub use context::{AbortPolicy, ContextInfo, OperationContext, OperationEnv, Peer
 pub use error::{CallError, code};
 pub use handler::{HandlerError, ProtocolHandler};
 pub use host::{
-    Capability, CapabilityKind, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Host, Level,
-    LogRecord, TaskHandle,
+    Capability, CapabilityBackend, CapabilityKind, Gateway, GatewayCall, GatewayEvent,
+    GatewayRequest, Host, Level, LogRecord, TaskControl, TaskHandle,
 };
 pub use identity::{AuthContext, Identity};
 pub use json::{Json, JsonError};
