@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+
+use crate::auth::{ApiKeyEntry, PeerEntry};
 
 use super::document::{Node, Read, Table, read_document};
 use super::node::{NodeLimits, log_filter, read_text};
@@ -24,41 +26,6 @@ pub struct AccessConfig {
     /// A log filter in place of the one in `node.toml`.
     pub log: Option<String>,
     limit_places: BTreeMap<String, Place>,
-}
-
-/// A peer that the node knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PeerEntry {
-    /// Its identity's id, which survives a change of keys.
-    pub peer_id: String,
-    /// The keys it proves itself by: `ed25519:` and 64 hexadecimal digits, or
-    /// `SHA256:` and 64 for an X.509 certificate.
-    pub fingerprints: Vec<String>,
-    /// The hash of its token: `sha256:` and 64 hexadecimal digits.
-    pub auth_token_hash: Option<String>,
-    /// What it may do.
-    pub scopes: Vec<String>,
-    /// Actions allowed on each type of resource.
-    pub resources: BTreeMap<String, Vec<String>>,
-    /// What people call it.
-    pub display_name: Option<String>,
-    /// A disabled peer is unknown.
-    pub enabled: bool,
-}
-
-/// A token that is nobody's in particular. It carries scopes and no resources.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ApiKeyEntry {
-    /// The token's first 8 characters, which are the identity's id.
-    pub prefix: String,
-    /// The hash of the token: `sha256:` and 64 hexadecimal digits.
-    pub hash: String,
-    /// What it may do.
-    pub scopes: Vec<String>,
-    /// What it is for.
-    pub description: String,
-    /// From this moment on it is unknown.
-    pub expires_at: Option<SystemTime>,
 }
 
 /// What is admitted. A prefix is an IPv4 address or an IPv6 /64.
@@ -94,18 +61,6 @@ impl Default for AccessLimits {
             refusal: Duration::from_secs(60),
             half_open_retry: 512,
             half_open_refuse: 2_048,
-        }
-    }
-}
-
-impl Default for ApiKeyEntry {
-    fn default() -> Self {
-        Self {
-            prefix: String::new(),
-            hash: String::new(),
-            scopes: Vec::new(),
-            description: String::new(),
-            expires_at: None,
         }
     }
 }
@@ -236,7 +191,9 @@ impl Read for At<ApiKeyEntry> {
                 hash: table.node("hash").as_ref().and_then(token_hash).unwrap_or_default(),
                 scopes: table.or_default("scopes"),
                 description: table.or_default("description"),
-                expires_at: table.get("expires_at"),
+                expires_at: table.get::<SystemTime>("expires_at").map(|time| {
+                    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+                }),
             };
             Self::new(table, key)
         })

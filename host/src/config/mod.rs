@@ -34,7 +34,7 @@ mod settings;
 mod tests;
 mod values;
 
-pub use access::{AccessConfig, AccessLimits, ApiKeyEntry, PeerEntry};
+pub use access::{AccessConfig, AccessLimits};
 pub use develop::{DevelopError, DevelopPlugin, Developed, Repinned, develop, write_key};
 pub use known_nodes::{AddressError, KnownNodes, NodeAddress};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};
