@@ -37,6 +37,7 @@ mod overlay;
 mod ownership;
 mod peers;
 mod record;
+mod relay;
 mod running;
 mod schema;
 mod spec;
