@@ -83,17 +83,17 @@ fn random_set(rng: &mut Rng, of: usize, one_in: usize) -> BTreeSet<usize> {
 fn random_ops(rng: &mut Rng) -> Vec<Op> {
     (0..OPERATIONS)
         .map(|_| Op {
-            required: random_set(rng, SCOPES, 4),
+            required: random_set(rng, SCOPES, 8),
             authority: (!rng.chance(4)).then(|| random_set(rng, SCOPES, 2)),
-            reach: random_set(rng, OPERATIONS, 2),
-            internal: rng.chance(4),
+            reach: (0..OPERATIONS).filter(|_| !rng.chance(4)).collect(),
+            internal: rng.chance(6),
             capability: rng.chance(2),
         })
         .collect()
 }
 
 fn random_plan(rng: &mut Rng, depth: usize) -> Plan {
-    let steps = if depth == 0 { 0 } else { rng.below(4) };
+    let steps = if depth == 0 { 0 } else { 1 + rng.below(4) };
     let plan = |rng: &mut Rng| (rng.below(OPERATIONS), random_plan(rng, depth - 1));
     let steps = (0..steps)
         .map(|_| match rng.below(12) {
@@ -135,6 +135,33 @@ struct Seen {
 struct World {
     seen: Mutex<Vec<Seen>>,
     live: std::sync::atomic::AtomicUsize,
+    /// The root was aborted, or has ended: nothing may start any more.
+    closed: std::sync::atomic::AtomicBool,
+    /// What went against the model where a panic would only cost a call.
+    violations: Mutex<Vec<String>>,
+    ops: Vec<Op>,
+}
+
+impl World {
+    /// How the rules answer a call of `target` by `parent`'s handler, where
+    /// they refuse it.
+    fn refusal(&self, parent: usize, target: usize) -> Option<&'static str> {
+        let (above, op) = (&self.ops[parent], &self.ops[target]);
+        if !above.reach.contains(&target) {
+            return Some("NOT_FOUND");
+        }
+        let held = above.authority.clone().unwrap_or_default();
+        (!op.required.is_subset(&held)).then_some("FORBIDDEN")
+    }
+
+    fn compare(&self, parent: usize, target: usize, outcome: Result<Json, CallError>) {
+        let code = outcome.err().map(|error| error.code);
+        let refused = code.as_deref().filter(|code| matches!(*code, "NOT_FOUND" | "FORBIDDEN"));
+        // A survivor's calls are aborted before they are looked at.
+        if refused != self.refusal(parent, target) && code.as_deref() != Some("ABORTED") {
+            self.violations.lock().push(format!("{parent} calls {target}: {code:?}"));
+        }
+    }
 }
 
 struct Live(Arc<World>);
@@ -168,6 +195,9 @@ async fn interpret(
 ) -> Result<Json, CallError> {
     world.live.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     let _live = Live(world.clone());
+    if world.closed.load(std::sync::atomic::Ordering::SeqCst) {
+        world.violations.lock().push(format!("{own} started after the end"));
+    }
     let Input { parent, plan } = json.to().unwrap();
     world.seen.lock().push(Seen {
         target: own,
@@ -184,16 +214,21 @@ async fn interpret(
         match step {
             Step::Call { target, plan, policy } => {
                 let (env, name, input) = (context.env(), name(target), input(own, &plan));
-                let _ = match policy {
+                let outcome = match policy {
                     Some(policy) => env.invoke_with_policy(&name, input, policy).await,
                     None => env.invoke(&name, input).await,
                 };
+                world.compare(own, target, outcome);
             }
             Step::Fork(calls) => {
+                let targets: Vec<_> = calls.iter().map(|(target, _)| *target).collect();
                 let env = context.env();
                 let calls =
                     calls.iter().map(|(target, plan)| env.invoke(&name(*target), input(own, plan)));
-                futures_util::future::join_all(calls).await;
+                let outcomes = futures_util::future::join_all(calls).await;
+                for (target, outcome) in targets.into_iter().zip(outcomes) {
+                    world.compare(own, target, outcome);
+                }
             }
             Step::GiveUp { target, plan, after } => {
                 let call = context.env().invoke(&name(target), input(own, &plan));
@@ -290,7 +325,7 @@ async fn run(seed: u64) -> usize {
     let mut rng = Rng(seed);
     let ops = random_ops(&mut rng);
     let caller = random_set(&mut rng, SCOPES, 2);
-    let world = Arc::<World>::default();
+    let world = Arc::new(World { ops: ops.clone(), ..World::default() });
     let begun = tokio::time::Instant::now();
     let registry = freeze(registrations(&ops, &world, begun));
     let people = Arc::new(People::default());
@@ -313,6 +348,7 @@ async fn run(seed: u64) -> usize {
             };
             if tokio::time::timeout(stop_at, call.next()).await.is_err() {
                 peer.gateway.abort(&id, policy);
+                world.closed.store(true, std::sync::atomic::Ordering::SeqCst);
                 assert!(
                     matches!(call.next().await, Some(GatewayEvent::Error(error)) if error.code == "ABORTED")
                 );
@@ -323,10 +359,12 @@ async fn run(seed: u64) -> usize {
         }
     }
     drop(call);
+    world.closed.store(true, std::sync::atomic::Ordering::SeqCst);
     // Whatever survived ends by the deadline at the latest.
     tokio::time::sleep(timeout + Duration::from_millis(2)).await;
     assert_eq!(world.live.load(std::sync::atomic::Ordering::SeqCst), 0, "a handler is left");
     assert_eq!(Arc::strong_count(&registry), 2, "a call is left");
+    assert_eq!(*world.violations.lock(), [String::new(); 0]);
     let seen = world.seen.lock();
     for seen in &*seen {
         check(&ops, &caller, timeout, seen);
