@@ -200,6 +200,9 @@ impl Running {
                     Work::Stream(code.subscribe(self.call.context(), input))
                 }
                 Code::Host(code) => Work::Once(code.call(HostCall(self.call.clone()), input)),
+                Code::HostStream(code) => {
+                    Work::Stream(code.subscribe(HostCall(self.call.clone()), input))
+                }
             };
         }
         match &mut self.work {
