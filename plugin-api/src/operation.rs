@@ -147,6 +147,21 @@ impl OperationSpec {
         Self::new(name, OperationType::Subscription)
     }
 
+    /// The HTTP status that gateways show an error of this code as. `FORBIDDEN`
+    /// is 403 here; a gateway shows 401 where no valid token came.
+    pub fn http_status(&self, code: &str) -> u16 {
+        let protocol = crate::error::code::ALL.iter().find(|(name, ..)| *name == code);
+        if let Some((_, _, status)) = protocol {
+            return *status;
+        }
+        let declared = self.error_schemas.iter().find(|error| error.code == code);
+        if let Some(status) = declared.and_then(|error| error.http_status) {
+            return status;
+        }
+        let upstream = code.strip_prefix("HTTP_").and_then(|status| status.parse().ok());
+        upstream.filter(|status| (100..=599).contains(status)).unwrap_or(500)
+    }
+
     /// One or two sentences for people and agents.
     #[must_use]
     pub fn description(mut self, text: impl Into<String>) -> Self {

@@ -166,13 +166,13 @@ impl RegistryBuilder {
             }
             if let Some(first) = owners.get(&name) {
                 problems.push(RegistryError::Duplicate {
-                    name,
+                    name: name.clone(),
                     first: first.to_string(),
                     second: plugin.to_string(),
                 });
-                continue;
+            } else {
+                owners.insert(name.clone(), plugin);
             }
-            owners.insert(name.clone(), plugin);
             match Entry::compile(registration) {
                 Ok(entry) => drop(core.insert(name, Arc::new(entry))),
                 Err(more) => problems.extend(more),

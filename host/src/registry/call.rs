@@ -39,6 +39,8 @@ pub(crate) struct Call {
     /// On the registry's clock.
     pub(crate) deadline: Option<Duration>,
     pub(crate) started: Duration,
+    /// Calls above this one.
+    pub(crate) depth: u32,
     pub(crate) internal: bool,
     /// What the call may name instead of its entry's env, where it has no entry.
     pub(crate) plugin_env: Option<Arc<super::Grant>>,

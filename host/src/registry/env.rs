@@ -12,7 +12,8 @@ use futures_util::{Stream, StreamExt};
 use super::call::{Call, Origin};
 use super::cancel::{End, Node};
 use super::dispatch::{ChildRequest, bare_name};
-use super::running::{Answer, Items};
+use super::relay;
+use super::running::Event;
 use super::{Grant, Registry, peers};
 
 /// The env of one call. What it starts is checked against the authority of the
@@ -100,6 +101,7 @@ impl PluginEnv {
             origin: Arc::new(Origin::default()),
             deadline: None,
             started: self.registry.clock.now(),
+            depth: 0,
             internal: true,
             plugin_env: Some(self.grant.clone()),
         })
@@ -167,8 +169,7 @@ struct Composed {
 
 enum Stage {
     Unstarted(ChildRequest),
-    Once(Answer),
-    Stream(Items),
+    Started(relay::Composed),
     Ended,
 }
 
@@ -177,18 +178,22 @@ impl Composed {
         Self { parent, stage: Stage::Unstarted(request), owns_parent }
     }
 
-    fn start(&mut self) -> Result<(), CallError> {
-        if !matches!(self.stage, Stage::Unstarted(_)) {
-            return Ok(());
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if matches!(self.stage, Stage::Unstarted(_))
+            && let Stage::Unstarted(request) = std::mem::replace(&mut self.stage, Stage::Ended)
+        {
+            match self.parent.registry.start_child(&self.parent, request) {
+                Ok(running) => {
+                    let depth = self.parent.depth + 1;
+                    self.stage = Stage::Started(relay::Composed::new(running, depth));
+                }
+                Err(error) => return Poll::Ready(Some(Event::Failed(error))),
+            }
         }
-        let Stage::Unstarted(request) = std::mem::replace(&mut self.stage, Stage::Ended) else {
-            return Ok(());
-        };
-        let subscription = request.subscription;
-        let running = self.parent.registry.start_child(&self.parent, request)?;
-        self.stage =
-            if subscription { Stage::Stream(Items(running)) } else { Stage::Once(Answer(running)) };
-        Ok(())
+        match &mut self.stage {
+            Stage::Started(call) => call.poll_event(cx),
+            Stage::Unstarted(_) | Stage::Ended => Poll::Ready(None),
+        }
     }
 }
 
@@ -196,13 +201,14 @@ impl Future for Composed {
     type Output = Result<Json, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.start()?;
-        let outcome = match &mut self.stage {
-            Stage::Once(answer) => ready!(Pin::new(answer).poll(cx)),
-            _ => Err(CallError::internal("the call has been answered before")),
-        };
+        let event = ready!(self.poll_event(cx));
         self.stage = Stage::Ended;
-        Poll::Ready(outcome)
+        Poll::Ready(match event {
+            Some(Event::Answer(output) | Event::Item(output)) => Ok(output),
+            Some(Event::Failed(error)) => Err(error),
+            // The task that ran it was dropped with the node's runtime.
+            Some(Event::Completed) | None => Err(CallError::aborted("the call was dropped")),
+        })
     }
 }
 
@@ -210,13 +216,15 @@ impl Stream for Composed {
     type Item = Result<Json, CallError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Err(error) = self.start() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match &mut self.stage {
-            Stage::Stream(items) => Pin::new(items).poll_next(cx),
-            _ => Poll::Ready(None),
-        }
+        let item = match ready!(self.poll_event(cx)) {
+            Some(Event::Answer(output) | Event::Item(output)) => {
+                return Poll::Ready(Some(Ok(output)));
+            }
+            Some(Event::Failed(error)) => Some(Err(error)),
+            Some(Event::Completed) | None => None,
+        };
+        self.stage = Stage::Ended;
+        Poll::Ready(item)
     }
 }
 

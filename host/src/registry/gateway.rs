@@ -160,7 +160,6 @@ impl Drop for ConnectionGateway {
 }
 
 /// The events of one request.
-#[expect(clippy::large_enum_variant, reason = "refusals are rare and live shortly")]
 enum Events {
     Refused(CallError),
     Running { running: Running, _place: Place },

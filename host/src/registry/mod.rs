@@ -24,6 +24,7 @@ use alknet_plugin_api::Identity;
 use arc_swap::ArcSwap;
 
 pub mod access;
+mod audit;
 mod builder;
 mod call;
 mod cancel;
@@ -37,6 +38,7 @@ mod overlay;
 mod ownership;
 mod peers;
 mod record;
+mod relay;
 mod running;
 mod schema;
 mod spec;
@@ -44,6 +46,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
+pub use audit::Finding;
 pub use builder::{RegistryBuilder, RegistryError};
 pub use clock::{Clock, Spawner, TokioClock, TokioSpawner};
 pub use gateway::CallerScope;
@@ -54,8 +57,8 @@ pub use peers::PeerSource;
 pub use record::{AccessDecided, CallEnded, CallRefused, CallStarted, Recorder};
 pub use schema::Violation;
 pub use spec::{
-    Code, CompositionAuthority, Entry, HandlerRegistration, HostCall, HostOperation, Provenance,
-    ScopedPeerEnv, Where,
+    Code, CompositionAuthority, Entry, HandlerRegistration, HostCall, HostOperation,
+    HostSubscription, Provenance, ScopedPeerEnv, Where,
 };
 
 /// Every operation that the node serves. The core tier never changes.

@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 
 use super::Registry;
 use super::builder::RegistryError;
-use super::spec::{Entry, HandlerRegistration};
+use super::spec::{Entry, HandlerRegistration, Where};
+
+/// The session tier's names, which no import may take.
+const SESSION_PREFIX: &str = "session/";
 
 /// A set of operations laid over the core for some calls.
 pub trait Overlay: Send + Sync + 'static {
@@ -79,6 +82,12 @@ impl Registry {
             registration.visibility = None;
             registration.spec.visibility =
                 if exposed(&name) { Visibility::External } else { Visibility::Internal };
+            if name.starts_with(SESSION_PREFIX) {
+                problems.push(RegistryError::ReservedPrefix {
+                    at: Where { operation: name.clone(), plugin: owner.to_string() },
+                    prefix: SESSION_PREFIX.to_owned(),
+                });
+            }
             if self.core.contains_key(&name) {
                 problems
                     .push(RegistryError::Shadows { name: name.clone(), plugin: owner.to_string() });

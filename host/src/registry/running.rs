@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use alknet_plugin_api::{AbortPolicy, CallError, CallFuture, CallStream, Json, OperationCode};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream};
 use tracing::Span;
 
 use super::call::Call;
@@ -76,6 +76,10 @@ impl Running {
             validate_output,
             orphaned: false,
         }
+    }
+
+    pub(crate) fn call(&self) -> &Arc<Call> {
+        &self.call
     }
 
     /// The next event; nothing after the last.
@@ -196,6 +200,9 @@ impl Running {
                     Work::Stream(code.subscribe(self.call.context(), input))
                 }
                 Code::Host(code) => Work::Once(code.call(HostCall(self.call.clone()), input)),
+                Code::HostStream(code) => {
+                    Work::Stream(code.subscribe(HostCall(self.call.clone()), input))
+                }
             };
         }
         match &mut self.work {
@@ -305,37 +312,5 @@ impl Future for Orphan {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-/// A started call as the answer to a query or mutation.
-pub(crate) struct Answer(pub(crate) Running);
-
-impl Future for Answer {
-    type Output = Result<Json, CallError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.0.poll_event(cx)) {
-            Some(Event::Answer(output) | Event::Item(output)) => Ok(output),
-            Some(Event::Failed(error)) => Err(error),
-            Some(Event::Completed) | None => {
-                Err(CallError::internal("the call ended without an answer"))
-            }
-        })
-    }
-}
-
-/// A started call as the items of a subscription.
-pub(crate) struct Items(pub(crate) Running);
-
-impl Stream for Items {
-    type Item = Result<Json, CallError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(match ready!(self.0.poll_event(cx)) {
-            Some(Event::Answer(output) | Event::Item(output)) => Some(Ok(output)),
-            Some(Event::Failed(error)) => Some(Err(error)),
-            Some(Event::Completed) | None => None,
-        })
     }
 }

@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use alknet_plugin_api::{
-    CallError, CallFuture, Capability, Identity, Json, OperationCode, OperationSpec, OperationType,
-    Visibility,
+    CallError, CallFuture, CallStream, Capability, Identity, Json, OperationCode, OperationSpec,
+    OperationType, Visibility,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -106,6 +106,12 @@ pub trait HostOperation: Send + Sync + 'static {
     fn call(&self, call: HostCall, input: Json) -> CallFuture;
 }
 
+/// As [`HostOperation`], for a subscription.
+pub trait HostSubscription: Send + Sync + 'static {
+    /// Starts one subscription.
+    fn subscribe(&self, call: HostCall, input: Json) -> CallStream;
+}
+
 /// A call, as the node's own operations see it.
 #[derive(Clone)]
 pub struct HostCall(pub(super) Arc<Call>);
@@ -115,13 +121,15 @@ pub struct HostCall(pub(super) Arc<Call>);
 pub enum Code {
     /// A plugin's.
     Plugin(OperationCode),
-    /// The node's own; a query or mutation.
+    /// The node's own: a query or mutation.
     Host(Arc<dyn HostOperation>),
+    /// The node's own: a subscription.
+    HostStream(Arc<dyn HostSubscription>),
 }
 
 impl Code {
     fn fits(&self, op_type: OperationType) -> bool {
-        matches!(self, Self::Plugin(OperationCode::Stream(_)))
+        matches!(self, Self::Plugin(OperationCode::Stream(_)) | Self::HostStream(_))
             == (op_type == OperationType::Subscription)
     }
 }
@@ -138,6 +146,7 @@ impl fmt::Debug for Code {
             Self::Plugin(OperationCode::Once(_)) => "Once",
             Self::Plugin(OperationCode::Stream(_)) => "Stream",
             Self::Host(_) => "Host",
+            Self::HostStream(_) => "HostStream",
         })
     }
 }
@@ -314,16 +323,13 @@ impl Entry {
                 return error;
             }
         }
-        let passes = match self.code {
-            Code::Host(_) => true,
-            Code::Plugin(_) => matches!(&*error.code, code::INTERNAL | code::INVALID_INPUT),
-        };
-        let remote = match self.provenance {
+        let plain = matches!(&*error.code, code::INTERNAL | code::INVALID_INPUT);
+        let passes = match self.provenance {
+            Provenance::Local => matches!(self.code, Code::Host(_) | Code::HostStream(_)),
             Provenance::FromCall => code::is_protocol(&error.code),
-            provenance if provenance.is_import() => is_http_code(&error.code),
-            _ => false,
+            provenance => provenance.is_import() && is_http_code(&error.code),
         };
-        if passes || remote {
+        if plain || passes {
             return error;
         }
         tracing::warn!(

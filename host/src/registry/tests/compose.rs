@@ -80,6 +80,47 @@ async fn c21_infinite_recursion_stops_at_the_limit() {
 }
 
 #[tokio::test]
+async fn a_deep_subscription_keeps_its_order_and_its_pace() {
+    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = sent.clone();
+    let mut deep = plugin("a", vec![OperationSpec::subscription("a/deep")], move |on| {
+        on.subscription("a/deep", move |context, depth: u32, mut sink| {
+            let counter = counter.clone();
+            async move {
+                if depth == 0 {
+                    for n in 0..1000 {
+                        sink.send(&json!(n)).await?;
+                        counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    }
+                    return Ok(());
+                }
+                let mut below = context.subscribe("a/deep", json!(depth - 1));
+                while let Some(item) = below.next().await {
+                    sink.send(&item?.to::<Value>().unwrap()).await?;
+                }
+                Ok(())
+            }
+        });
+    });
+    deep[0].scoped_env = reach(&["a/deep"]);
+    let registry = freeze(deep);
+    let peer = Peer::anonymous(&registry);
+    let mut call = peer.start("/a/deep", json!(20));
+    for n in 0..100 {
+        assert_eq!(call.next().await, Some(GatewayEvent::Responded(json!(n).into())));
+    }
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    // One item at each level and one in each channel may be on their way.
+    let sent = sent.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(sent <= 100 + 50, "{sent} items were produced for 100 taken");
+    let rest = events(call).await;
+    assert_eq!(rest.len(), 901);
+    assert_eq!(rest[900], GatewayEvent::Completed);
+}
+
+#[tokio::test]
 async fn c39_what_is_not_in_reach_is_not_found_though_registered() {
     let mut parent = caller("a/parent", "a/child");
     parent.scoped_env = reach(&["a/other"]);

@@ -113,3 +113,81 @@ async fn c58_imports_cannot_take_a_core_name() {
     let problems = registry.attach_import("b", vec![import], &|_| true).unwrap_err();
     assert!(matches!(problems[..], [RegistryError::Shadows { .. }]), "{problems:?}");
 }
+
+#[tokio::test]
+async fn imports_cannot_take_a_sessions_name() {
+    let registry = freeze([]);
+    let mut import = echo(OperationSpec::query("session/s1/x"));
+    import.provenance = Provenance::FromCall;
+    let problems = registry.attach_import("b", vec![import], &|_| true).unwrap_err();
+    assert!(matches!(problems[..], [RegistryError::ReservedPrefix { .. }]), "{problems:?}");
+}
+
+#[tokio::test]
+async fn findings_name_what_can_never_work() {
+    let mut parent = echo(OperationSpec::query("a/parent"));
+    parent.authority = authority("a", &["x"]);
+    parent.scoped_env = reach(&["a/gone", "a/needs-x", "a/needs-y", "a/inner"]);
+    let nobody = AccessControl { required_scopes_any: Some(Vec::new()), ..Default::default() };
+    let mut builder = builder();
+    builder
+        .register(parent)
+        .register(echo(OperationSpec::query("a/needs-x").access(scopes(&["x"]))))
+        .register(echo(OperationSpec::query("a/needs-y").access(scopes(&["y"]))))
+        .register(echo(OperationSpec::query("a/inner").internal()))
+        .register(echo(OperationSpec::query("a/lonely").internal()))
+        .register(echo(OperationSpec::query("a/nobody").access(nobody)))
+        .grant("notes", None, reach(&["a/needs-x", "a/parent"]));
+    let findings = builder.freeze().unwrap().findings();
+    let from = "operation `a/parent`".to_owned();
+    let of_echo = |operation: &str| (operation.to_owned(), "echo".to_owned());
+    let (lonely, nobody) = (of_echo("a/lonely"), of_echo("a/nobody"));
+    assert_eq!(
+        findings,
+        [
+            Finding::Unknown { from: from.clone(), target: "a/gone".into() },
+            Finding::NeverAllowed {
+                from,
+                target: "a/needs-y".into(),
+                reason: access::Denied::MissingScope("y".into()),
+            },
+            Finding::NeverAllowed {
+                from: "plugin `notes`".into(),
+                target: "a/needs-x".into(),
+                reason: access::Denied::AuthenticationRequired,
+            },
+            Finding::Unreachable { operation: lonely.0, plugin: lonely.1 },
+            Finding::Unsatisfiable { operation: nobody.0, plugin: nobody.1 },
+        ]
+    );
+}
+
+#[tokio::test]
+async fn c36_each_code_has_its_http_status() {
+    let spec = OperationSpec::query("a/b").error("PLAIN", "").error_definition(ErrorDefinition {
+        code: "HELD".into(),
+        description: String::new(),
+        schema: json!(true),
+        http_status: Some(423),
+    });
+    let registry = freeze([echo(spec)]);
+    let entry = registry.operation("a/b").unwrap();
+    for (code, status) in [
+        ("NOT_FOUND", 404),
+        ("FORBIDDEN", 403),
+        ("INVALID_INPUT", 422),
+        ("INVALID_OPERATION_TYPE", 400),
+        ("INTERNAL", 500),
+        ("TIMEOUT", 504),
+        ("RESOURCE_EXHAUSTED", 429),
+        ("ABORTED", 409),
+        ("HELD", 423),
+        ("PLAIN", 500),
+        ("HTTP_418", 418),
+        ("HTTP_099", 500),
+        ("HTTP_4180", 500),
+        ("UNKNOWN", 500),
+    ] {
+        assert_eq!(entry.spec().http_status(code), status, "{code}");
+    }
+}

@@ -1,0 +1,84 @@
+//! Deep composition without a deep stack.
+//!
+//! Polling a call polls what it composes, one frame on top of the other: a
+//! thousand calls deep, that is more stack than a thread has. So every few
+//! levels a call gets a task of its own, and its composer waits for it at a
+//! channel that holds one event.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use alknet_plugin_api::AbortPolicy;
+use tokio::sync::mpsc;
+
+use super::cancel::{End, Node, State};
+use super::running::{Event, Running};
+
+/// Calls that may be polled on top of one another. A level takes about 2 KiB
+/// of stack, and a handler of a plugin's may take more. Tests hop often, so that
+/// they meet the hop's own races.
+const LEVELS: u32 = if cfg!(test) { 3 } else { 32 };
+
+/// A started call, here or in a task of its own.
+pub(crate) enum Composed {
+    Here(Running),
+    Elsewhere(Relay),
+}
+
+/// The composer's end of a call that runs in its own task. Dropping it aborts
+/// the call, unless that is a survivor.
+pub(crate) struct Relay {
+    events: mpsc::Receiver<Event>,
+    node: Arc<Node>,
+}
+
+impl Composed {
+    /// Takes a call at this depth, where roots are at 0.
+    pub(crate) fn new(running: Running, depth: u32) -> Self {
+        if !depth.is_multiple_of(LEVELS) {
+            return Self::Here(running);
+        }
+        let (sender, events) = mpsc::channel(1);
+        let call = running.call();
+        let node = call.node.clone();
+        // An abort must find the call in its own task from the beginning.
+        let spawner = call.registry.spawner.clone();
+        spawner.spawn(Box::pin(forward(running, sender)));
+        Self::Elsewhere(Relay { events, node })
+    }
+
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        match self {
+            Self::Here(running) => running.poll_event(cx),
+            Self::Elsewhere(relay) => relay.events.poll_recv(cx),
+        }
+    }
+}
+
+/// Runs the call while somebody waits for it. Afterwards, dropping it decides
+/// whether it runs on.
+async fn forward(mut running: Running, events: mpsc::Sender<Event>) {
+    while let Ok(permit) = events.reserve().await {
+        let next = {
+            let mut closed = std::pin::pin!(events.closed());
+            std::future::poll_fn(|cx| match running.poll_event(cx) {
+                Poll::Ready(event) => Poll::Ready(event),
+                Poll::Pending => Pin::as_mut(&mut closed).poll(cx).map(|()| None),
+            })
+            .await
+        };
+        match next {
+            Some(event) => permit.send(event),
+            None => return,
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.node.state() != State::Survivor {
+            self.node.close(End::Abort(AbortPolicy::AbortDependents));
+        }
+    }
+}
