@@ -14,8 +14,8 @@ pub enum Command {
     Echo,
     /// Reads to the client's end and only then answers, with the number of bytes.
     Count,
-    /// Reads to the end, whatever it is, and reports it ([`Ended`]) on a
-    /// unidirectional stream of its own.
+    /// Answers with one byte, reads to the end, whatever it is, and reports it
+    /// ([`Ended`]) on a unidirectional stream of its own.
     ReportEnd,
     /// Writes until the client stops it, and reports the code ([`Ended`]) on a
     /// unidirectional stream of its own.

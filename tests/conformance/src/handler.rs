@@ -98,7 +98,11 @@ impl Handler {
                 }
                 answer(send, &bytes).await?;
             }
-            Command::ReportEnd => report(connection, &drain(recv).await).await?,
+            Command::ReportEnd => {
+                // Tells the client that the command has arrived.
+                send.write_all(b"!").await?;
+                report(connection, &drain(recv).await).await?;
+            }
             Command::ReportStop => report(connection, &fill(send).await).await?,
             Command::Reset { code } => send.reset(code),
             Command::Stop { code } => {
@@ -135,14 +139,16 @@ impl Handler {
             }
             Command::Spawn => {
                 let (done, spawned) = oneshot::channel();
-                self.host.spawn(async move { drop(done.send("spawned")) });
+                self.host.spawn(async move {
+                    let _ = done.send("spawned");
+                });
                 answer(send, spawned.await.unwrap_or("the task was dropped")).await?;
             }
             Command::SpawnAbort { mark } => {
                 let (begin, begun) = oneshot::channel();
                 let mut task = self.host.spawn(async move {
                     let _waiting = Waiting::begin(mark);
-                    drop(begin.send(()));
+                    let _ = begin.send(());
                     std::future::pending::<()>().await;
                 });
                 let begun = begun.await.is_ok();
