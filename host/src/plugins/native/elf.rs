@@ -8,7 +8,7 @@ use alknet_plugin_api::API_VERSION;
 use alknet_plugin_api::abi::abi_stable::library::AbiHeader;
 use alknet_plugin_api::abi::{Header, MAGIC, SYMBOL};
 use object::elf;
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, Sym};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol};
 
 use crate::plugins::LoadError;

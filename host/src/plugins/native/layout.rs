@@ -13,6 +13,7 @@ use alknet_plugin_api::API_VERSION;
 use alknet_plugin_api::abi::abi_stable::abi_stability::abi_checking::{
     AbiInstabilityErrors, CheckingGlobals, check_layout_compatibility_with_globals,
 };
+use alknet_plugin_api::abi::abi_stable::type_layout::TLFieldOrFunction;
 pub(super) use alknet_plugin_api::abi::abi_stable::type_layout::TypeLayout;
 use alknet_plugin_api::abi::module::layout as ours;
 
@@ -51,8 +52,14 @@ fn directed(
 fn last_block(errors: &AbiInstabilityErrors) -> String {
     let Some(last) = errors.errors.last() else { return String::new() };
     let mut lines = Vec::new();
-    let place: Vec<_> =
-        last.stack_trace.iter().map(|step| step.found.name().to_owned()).collect();
+    let place: Vec<_> = last
+        .stack_trace
+        .iter()
+        .map(|step| match &step.found {
+            TLFieldOrFunction::Field(field) => field.name(),
+            TLFieldOrFunction::Function(function) => function.name,
+        })
+        .collect();
     if !place.is_empty() {
         lines.push(format!("  at {}", place.join(" / ")));
     }
