@@ -52,6 +52,8 @@
 #[cfg(not(target_family = "wasm"))]
 pub mod abi;
 pub mod backend;
+#[cfg(target_family = "wasm")]
+pub mod guest;
 mod connection;
 mod context;
 mod error;
@@ -65,6 +67,9 @@ mod json;
 mod manifest;
 mod operation;
 mod plugin;
+pub mod single;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use connection::{
     BiStream, Closed, Connection, ConnectionInfo, ConnectionStats, DatagramError,
@@ -74,8 +79,8 @@ pub use context::{AbortPolicy, ContextInfo, OperationContext, OperationEnv, Peer
 pub use error::{CallError, code};
 pub use handler::{HandlerError, ProtocolHandler};
 pub use host::{
-    Capability, CapabilityKind, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Host, Level,
-    LogRecord, TaskHandle,
+    Capability, CapabilityBackend, CapabilityKind, Gateway, GatewayCall, GatewayEvent,
+    GatewayRequest, Host, Level, LogRecord, TaskControl, TaskHandle,
 };
 pub use identity::{AuthContext, Identity};
 pub use json::{Json, JsonError};
