@@ -7,9 +7,11 @@
 //! vault} → {registry, auth} → plugin-api`. [`registry`] and [`auth`] know
 //! nothing of QUIC, of shared libraries or of WebAssembly.
 
+pub mod admin;
 pub mod auth;
 pub mod config;
 pub mod endpoint;
 pub mod observe;
 pub mod plugins;
 pub mod registry;
+pub mod services;

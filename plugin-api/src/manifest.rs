@@ -162,6 +162,15 @@ impl Manifest {
     }
 }
 
+impl OperationSpec {
+    /// Everything that is wrong with the declaration, schemas aside.
+    pub fn problems(&self) -> Vec<ManifestError> {
+        let mut problems = Vec::new();
+        spec_problems(self, &mut problems);
+        problems
+    }
+}
+
 fn spec_problems(spec: &OperationSpec, problems: &mut Vec<ManifestError>) {
     let name = &spec.name;
     let segment_ok = |segment: &str| {

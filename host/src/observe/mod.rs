@@ -1,1 +1,5 @@
-//! Logs, metrics and status.
+//! What an operator sees of a running node: its log, its metrics, its status.
+
+pub mod log;
+pub mod metrics;
+pub mod status;

@@ -1,0 +1,59 @@
+# What people and CI run. `make help` lists the targets.
+
+CARGO      ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+NODE       ?= .node
+PLUGINS    := alknet-plugin-call alknet-plugin-echo alknet-plugin-clock alknet-plugin-files
+COMPONENTS := alknet-plugin-clock alknet-plugin-echo alknet-plugin-conformance
+
+.PHONY: help setup run build components test check fmt lint docs deny features bench fuzz clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Check for, and install, what building and testing need
+	@./config/setup.sh
+
+run: setup ## Build a node and its plugins, start it, make a call to it
+	$(CARGO) build -p alknet $(PLUGINS:%=-p %)
+	$(CARGO) build --target wasm32-wasip2 -p alknet-plugin-clock
+	$(TARGET_DIR)/debug/alknet --node $(NODE) run --dev --artifacts $(TARGET_DIR)
+
+build: setup ## Build everything for development
+	$(CARGO) build --all-targets
+
+components: setup ## Build the plugins that are also WebAssembly components
+	$(CARGO) build --target wasm32-wasip2 $(COMPONENTS:%=-p %)
+
+test: setup build components ## Run every test
+	$(CARGO) nextest run --no-fail-fast
+	$(CARGO) test --doc
+
+check: fmt lint docs deny features ## Format, lint, docs, licences, feature combinations
+
+fmt: ## Check formatting
+	$(CARGO) fmt --all --check
+
+lint: setup ## Clippy, warnings denied
+	$(CARGO) clippy --all-targets -- -D warnings
+
+docs: setup ## Build the API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+deny: ## Licences and advisories, where cargo-deny is installed
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
+	else echo "skipped: cargo-deny is missing; install it with 'cargo install cargo-deny'"; fi
+
+features: setup ## Check the feature combinations that users build
+	$(CARGO) check -p alknet --no-default-features
+	$(CARGO) check -p alknet --no-default-features --features quinn
+	$(CARGO) check -p alknet --no-default-features --features components
+	$(CARGO) check -p alknet-plugin-api --target wasm32-wasip2
+
+bench: setup ## Compare with gRPC and raw QUIC in one run, and print the ratios
+	$(CARGO) build --release -p alknet -p alknet-bench $(PLUGINS:%=-p %)
+	$(CARGO) build --release --target wasm32-wasip2 $(COMPONENTS:%=-p %)
+	$(TARGET_DIR)/release/alknet-bench
+
+clean: ## Remove the development node (builds stay)
+	rm -rf $(NODE)

@@ -1,0 +1,85 @@
+//! A node's status: what `alknet status` and `alknet plugin list` show, and what
+//! the operations `admin/status`, `admin/plugins` and `admin/metrics` answer.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A node at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node's public key, 64 hexadecimal digits.
+    pub node_key: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Addresses that it listens on.
+    pub addresses: Vec<SocketAddr>,
+    /// Seconds since its start.
+    pub uptime_seconds: u64,
+    /// Whether every plugin of the deployment file is there.
+    pub degraded: bool,
+    /// Its plugins.
+    pub plugins: Vec<PluginStatus>,
+    /// Its connections.
+    pub connections: Vec<ConnectionStatus>,
+    /// Operations that can be called from the wire, by somebody.
+    pub operations: usize,
+    /// Resident memory in bytes, where the kernel tells.
+    pub resident_bytes: Option<u64>,
+}
+
+/// A plugin of a running node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PluginStatus {
+    /// The name in the deployment file.
+    pub name: String,
+    /// `native` or `component`.
+    pub kind: String,
+    /// How far it is trusted: `native` shares the daemon's process and could
+    /// read anything in it, `confined` sees only what it is given.
+    pub trust: String,
+    /// Its own version.
+    pub version: String,
+    /// The plugin API that it was built against.
+    pub api: String,
+    /// The ALPNs that it serves here.
+    pub alpns: Vec<String>,
+    /// The operations that it serves here.
+    pub operations: Vec<String>,
+    /// From the first byte read to the end of its build.
+    pub load_time: Duration,
+    /// Its artifact.
+    pub artifact: PathBuf,
+    /// The artifact's SHA-256 digest in hexadecimal digits.
+    pub sha256: String,
+    /// Why it is not there, on a node that started degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// A connection of a running node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The node's number for it.
+    pub id: u64,
+    /// What carries it.
+    pub source: String,
+    /// The peer's address.
+    pub remote_addr: Option<SocketAddr>,
+    /// The peer's id, or its key's fingerprint, or nothing for an anonymous one.
+    pub peer: Option<String>,
+    /// The negotiated ALPN.
+    pub alpn: String,
+    /// The plugin that handles it.
+    pub plugin: String,
+    /// Seconds since its start.
+    pub age_seconds: u64,
+    /// UDP payload bytes received.
+    pub bytes_received: u64,
+    /// UDP payload bytes sent.
+    pub bytes_sent: u64,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_micros: u64,
+}
