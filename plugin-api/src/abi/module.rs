@@ -395,8 +395,20 @@ impl Module {
     }
 }
 
+/// What the field of a next minor version said in the plugin last built: nothing
+/// where the plugin does not have it.
+#[cfg(feature = "abi-test-next")]
+#[doc(hidden)]
+pub static PROBED: std::sync::Mutex<Option<u64>> = std::sync::Mutex::new(None);
+
 /// Takes a built plugin: the handlers and operations of its manifest.
 pub(crate) fn import_built(manifest: Manifest, plugin: Handle<PluginRef>) -> Built {
+    #[cfg(feature = "abi-test-next")]
+    {
+        // SAFETY: the handle is alive.
+        let probed = plugin.table.probe().map(|probe| unsafe { probe(plugin.data) });
+        *PROBED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = probed;
+    }
     let plugin = Arc::new(plugin);
     let part = |index: usize| Part {
         plugin: plugin.clone(),
