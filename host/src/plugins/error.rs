@@ -205,6 +205,16 @@ pub enum LoadError {
         /// Its reason.
         reason: String,
     },
+    /// A component cannot be loaded or built.
+    #[cfg(feature = "components")]
+    #[error("{}: {cause}", path.display())]
+    Component {
+        /// The artifact.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: super::component::ComponentError,
+    },
 }
 
 impl LoadError {
@@ -236,6 +246,8 @@ impl LoadError {
             | Self::Manifest { .. }
             | Self::Panicked { .. }
             | Self::Refused { .. } => true,
+            #[cfg(feature = "components")]
+            Self::Component { .. } => true,
         }
     }
 

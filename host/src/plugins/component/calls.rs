@@ -1,0 +1,192 @@
+//! Answering calls: a few instances, each with one call at a time.
+//!
+//! Instances stay for the next call. One that trapped, or whose call was given
+//! up, is dropped, and the next call that finds none idle makes another.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use alknet_plugin_api::{
+    CallError, CallFuture, CallStream, Json, Operation, OperationContext, Subscription,
+};
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::bindings::alknet::plugin::types;
+use super::error::Trap;
+use super::imports::{Sink, SinkSlot};
+use super::instance::Instance;
+use super::open::Component;
+
+/// The instances of one plugin that answer calls.
+pub(super) struct Calls {
+    plugin: Arc<Component>,
+    places: Semaphore,
+    idle: Mutex<Vec<Instance>>,
+}
+
+impl Calls {
+    /// A pool with one instance that has been built.
+    pub(super) fn new(plugin: Arc<Component>, first: Instance) -> Self {
+        let places = plugin.program.limits.call_instances.max(1) as usize;
+        let places = Semaphore::new(places.min(Semaphore::MAX_PERMITS));
+        Self { plugin, places, idle: Mutex::new(vec![first]) }
+    }
+
+    /// Takes an instance for one call, waiting for a place.
+    async fn take(&self) -> Result<(tokio::sync::SemaphorePermit<'_>, Instance), CallError> {
+        let place = self.places.acquire().await.map_err(|_| CallError::aborted("shutting down"))?;
+        let idle = self.idle.lock().pop();
+        let instance = match idle {
+            Some(instance) => instance,
+            None => {
+                let made = self.plugin.instance(None).await;
+                made.map_err(|error| CallError::internal(error.to_string()))?
+            }
+        };
+        Ok((place, instance))
+    }
+
+    fn put_back(&self, instance: Instance) {
+        self.idle.lock().push(instance);
+    }
+
+    async fn call(
+        &self,
+        number: u32,
+        context: OperationContext,
+        input: Json,
+    ) -> Result<Json, CallError> {
+        let (_place, mut instance) = self.take().await?;
+        let context = push(&mut instance, context)?;
+        let result = instance
+            .run(async |accessor, plugin| {
+                plugin.call_call(accessor, number, context, input.into_bytes().into()).await
+            })
+            .await
+            .map_err(stopped)?;
+        self.put_back(instance);
+        match result {
+            Ok(output) => Json::parse(output).map_err(|error| {
+                CallError::internal(format!("the operation's answer is not JSON: {error}"))
+            }),
+            Err(error) => Err(call_error(error)),
+        }
+    }
+
+    async fn subscribe(
+        self: Arc<Self>,
+        number: u32,
+        context: OperationContext,
+        input: Json,
+        slot: Arc<SinkSlot>,
+    ) -> Result<(), CallError> {
+        let (_place, mut instance) = self.take().await?;
+        let context = push(&mut instance, context)?;
+        let sink = push(&mut instance, Sink(slot))?;
+        let result = instance
+            .run(async |accessor, plugin| {
+                let input = input.into_bytes().into();
+                plugin.call_subscribe(accessor, number, context, input, sink).await
+            })
+            .await
+            .map_err(stopped)?;
+        self.put_back(instance);
+        result.map_err(call_error)
+    }
+}
+
+fn push<T: Send + 'static>(
+    instance: &mut Instance,
+    entry: T,
+) -> Result<wasmtime::component::Resource<T>, CallError> {
+    instance.state().table.push(entry).map_err(|error| CallError::internal(error.to_string()))
+}
+
+fn stopped(trap: Trap) -> CallError {
+    CallError::internal(format!("the operation's instance was stopped: {trap}"))
+}
+
+/// A component's error, with its details checked.
+pub(super) fn call_error(error: types::CallError) -> CallError {
+    let mut out = CallError::new(error.code, error.message).retryable(error.retryable);
+    out.details = error.details.and_then(|details| Json::parse(details).ok());
+    out
+}
+
+/// The code of one query or mutation.
+pub(super) struct Call {
+    calls: Arc<Calls>,
+    number: u32,
+}
+
+impl Call {
+    pub(super) fn new(calls: Arc<Calls>, number: u32) -> Self {
+        Self { calls, number }
+    }
+}
+
+impl Operation for Call {
+    fn call(&self, context: OperationContext, input: Json) -> CallFuture {
+        let (calls, number) = (self.calls.clone(), self.number);
+        Box::pin(async move { calls.call(number, context, input).await })
+    }
+}
+
+/// The code of one subscription.
+pub(super) struct Subscribe {
+    calls: Arc<Calls>,
+    number: u32,
+}
+
+impl Subscribe {
+    pub(super) fn new(calls: Arc<Calls>, number: u32) -> Self {
+        Self { calls, number }
+    }
+}
+
+impl Subscription for Subscribe {
+    fn subscribe(&self, context: OperationContext, input: Json) -> CallStream {
+        let slot = Arc::new(SinkSlot::default());
+        let producer =
+            Box::pin(self.calls.clone().subscribe(self.number, context, input, slot.clone()));
+        Box::pin(Subscribed { producer: Some(producer), failure: None, slot })
+    }
+}
+
+/// A subscription: the instance runs while its consumer asks for items.
+struct Subscribed {
+    producer: Option<BoxFuture<'static, Result<(), CallError>>>,
+    failure: Option<CallError>,
+    slot: Arc<SinkSlot>,
+}
+
+impl Stream for Subscribed {
+    type Item = Result<Json, CallError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if let Some(producer) = &mut this.producer
+            && let Poll::Ready(result) = producer.as_mut().poll(cx)
+        {
+            this.producer = None;
+            this.failure = result.err();
+        }
+        if let Some(item) = this.slot.take() {
+            let item = Json::parse(item).map_err(|error| {
+                CallError::internal(format!("the subscription's item is not JSON: {error}"))
+            });
+            if item.is_err() {
+                this.producer = None;
+            }
+            return Poll::Ready(Some(item));
+        }
+        match this.producer {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(this.failure.take().map(Err)),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Serving connections: an instance each.
+
+use std::sync::Arc;
+
+use alknet_plugin_api::{AuthContext, Connection, DynHandler, HandlerError};
+use futures_util::future::BoxFuture;
+
+use super::bindings::alknet::plugin::types;
+use super::error::{ComponentError, Trap};
+use super::open::Component;
+
+/// The handler of one of a component's ALPNs.
+pub(super) struct Handler {
+    plugin: Arc<Component>,
+    number: u32,
+}
+
+impl Handler {
+    pub(super) fn new(plugin: Arc<Component>, number: u32) -> Self {
+        Self { plugin, number }
+    }
+}
+
+impl DynHandler for Handler {
+    fn handle(
+        self: Arc<Self>,
+        connection: Connection,
+        auth: AuthContext,
+    ) -> BoxFuture<'static, Result<(), HandlerError>> {
+        Box::pin(async move {
+            let limit = self.plugin.program.limits.connection_instances;
+            let place = self
+                .plugin
+                .connections
+                .clone()
+                .try_acquire_owned()
+                .map_err(|_| stopped(Trap::Instances(limit)))?;
+            let auth = serde_json::to_string(&auth)
+                .map_err(|error| HandlerError::internal(error.to_string()))?;
+            let mut instance =
+                self.plugin.instance(Some(place)).await.map_err(|error| match error {
+                    ComponentError::Trapped { trap, .. } => stopped(trap),
+                    other => HandlerError::Internal(Box::new(other)),
+                })?;
+            let state = instance.state();
+            state.connection = Some(connection.clone());
+            let connection = state
+                .table
+                .push(connection)
+                .map_err(|error| HandlerError::internal(error.to_string()))?;
+            let number = self.number;
+            let result = instance
+                .run(async |accessor, plugin| {
+                    plugin.call_handle(accessor, number, connection, auth).await
+                })
+                .await
+                .map_err(stopped)?;
+            result.map_err(|error| match error {
+                types::HandlerError::ConnectionClosed => HandlerError::ConnectionClosed,
+                types::HandlerError::StreamError(text) => {
+                    HandlerError::StreamError(std::io::Error::other(text))
+                }
+                types::HandlerError::AuthRequired => HandlerError::AuthRequired,
+                types::HandlerError::Internal(text) => HandlerError::internal(text),
+            })
+        })
+    }
+}
+
+fn stopped(trap: Trap) -> HandlerError {
+    HandlerError::Internal(Box::new(trap))
+}
