@@ -8,6 +8,7 @@
 //! nothing of QUIC, of shared libraries or of WebAssembly.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod endpoint;
 pub mod observe;

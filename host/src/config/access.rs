@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::document::{Node, Read, Table, read_document};
 use super::node::{NodeLimits, log_filter, read_text};
 use super::problem::{Place, Problem, Problems};
-use super::values::lower_hex;
+use super::values::{Timestamp, lower_hex};
 
 /// A valid `access.toml`.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +47,7 @@ pub struct PeerEntry {
 }
 
 /// A token that is nobody's in particular. It carries scopes and no resources.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ApiKeyEntry {
     /// The token's first 8 characters, which are the identity's id.
     pub prefix: String,
@@ -57,8 +57,8 @@ pub struct ApiKeyEntry {
     pub scopes: Vec<String>,
     /// What it is for.
     pub description: String,
-    /// From this moment on it is unknown.
-    pub expires_at: Option<SystemTime>,
+    /// Seconds since the Unix epoch, from which on it is unknown.
+    pub expires_at: Option<u64>,
 }
 
 /// What is admitted. A prefix is an IPv4 address or an IPv6 /64.
@@ -98,18 +98,6 @@ impl Default for AccessLimits {
     }
 }
 
-impl Default for ApiKeyEntry {
-    fn default() -> Self {
-        Self {
-            prefix: String::new(),
-            hash: String::new(),
-            scopes: Vec::new(),
-            description: String::new(),
-            expires_at: None,
-        }
-    }
-}
-
 impl AccessConfig {
     /// Reads a file.
     ///
@@ -143,21 +131,25 @@ impl AccessConfig {
         }
     }
 
-    /// What asks for more than the node's own ceilings, which a reload cannot
-    /// raise.
+    /// What the file asks for beyond the node's own ceilings, which a reload
+    /// cannot raise.
     pub fn over(&self, ceilings: &NodeLimits) -> Problems {
         let mut problems = Problems::new();
-        if self.limits.connections > ceilings.connections {
-            let place = self.limit_places.get("connections").cloned().unwrap_or_default();
+        let (asked, ceiling) = (self.limits.connections, ceilings.connections);
+        if let Some(place) = self.limit_places.get("connections").filter(|_| asked > ceiling) {
             problems.push(place.problem(
-                format!(
-                    "{} connections are over the node's ceiling of {}",
-                    self.limits.connections, ceilings.connections
-                ),
+                format!("{asked} connections are over the node's ceiling of {ceiling}"),
                 "write less here, or raise `connections` in node.toml's `[limits]` and restart",
             ));
         }
         problems
+    }
+
+    /// The limits in force under the node's ceilings: a default that the file
+    /// does not name gives way to a lower ceiling.
+    pub fn limits_under(&self, ceilings: &NodeLimits) -> AccessLimits {
+        let connections = self.limits.connections.min(ceilings.connections);
+        AccessLimits { connections, ..self.limits.clone() }
     }
 }
 
@@ -236,7 +228,7 @@ impl Read for At<ApiKeyEntry> {
                 hash: table.node("hash").as_ref().and_then(token_hash).unwrap_or_default(),
                 scopes: table.or_default("scopes"),
                 description: table.or_default("description"),
-                expires_at: table.get("expires_at"),
+                expires_at: table.get::<Timestamp>("expires_at").map(|timestamp| timestamp.0),
             };
             Self::new(table, key)
         })
