@@ -1,3 +1,7 @@
 //! The `alknet` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    alknet::cli::main()
+}

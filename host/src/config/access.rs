@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::auth::{ApiKeyEntry, PeerEntry};
 use super::document::{Node, Read, Table, read_document};
 use super::node::{NodeLimits, log_filter, read_text};
 use super::problem::{Place, Problem, Problems};
-use super::values::lower_hex;
+use super::values::{Timestamp, lower_hex};
 
 /// A valid `access.toml`.
 #[derive(Clone, Debug, Default)]
@@ -98,21 +98,25 @@ impl AccessConfig {
         }
     }
 
-    /// What asks for more than the node's own ceilings, which a reload cannot
-    /// raise.
+    /// What the file asks for beyond the node's own ceilings, which a reload
+    /// cannot raise.
     pub fn over(&self, ceilings: &NodeLimits) -> Problems {
         let mut problems = Problems::new();
-        if self.limits.connections > ceilings.connections {
-            let place = self.limit_places.get("connections").cloned().unwrap_or_default();
+        let (asked, ceiling) = (self.limits.connections, ceilings.connections);
+        if let Some(place) = self.limit_places.get("connections").filter(|_| asked > ceiling) {
             problems.push(place.problem(
-                format!(
-                    "{} connections are over the node's ceiling of {}",
-                    self.limits.connections, ceilings.connections
-                ),
+                format!("{asked} connections are over the node's ceiling of {ceiling}"),
                 "write less here, or raise `connections` in node.toml's `[limits]` and restart",
             ));
         }
         problems
+    }
+
+    /// The limits in force under the node's ceilings: a default that the file
+    /// does not name gives way to a lower ceiling.
+    pub fn limits_under(&self, ceilings: &NodeLimits) -> AccessLimits {
+        let connections = self.limits.connections.min(ceilings.connections);
+        AccessLimits { connections, ..self.limits.clone() }
     }
 }
 
@@ -191,9 +195,7 @@ impl Read for At<ApiKeyEntry> {
                 hash: table.node("hash").as_ref().and_then(token_hash).unwrap_or_default(),
                 scopes: table.or_default("scopes"),
                 description: table.or_default("description"),
-                expires_at: table.get::<SystemTime>("expires_at").map(|time| {
-                    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-                }),
+                expires_at: table.get::<Timestamp>("expires_at").map(|timestamp| timestamp.0),
             };
             Self::new(table, key)
         })

@@ -36,6 +36,20 @@ pub struct DevelopPlugin {
     pub config: toml::Table,
 }
 
+impl DevelopPlugin {
+    /// A plugin with what it needs to be tried out: the plugin `call` may make
+    /// calls for its peers, and `files` shows the current folder.
+    pub fn new(name: impl Into<String>, artifact: impl Into<PathBuf>) -> Self {
+        let name = name.into();
+        let mut config = toml::Table::new();
+        if name == "files" {
+            let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+            config.insert("root".into(), current.display().to_string().into());
+        }
+        Self { gateway: name == "call", name, artifact: artifact.into(), config }
+    }
+}
+
 /// What [`develop`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Developed {

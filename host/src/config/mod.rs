@@ -43,3 +43,5 @@ pub use plugin::{Authority, CapabilityGrant, Isolation, PluginLimits, PluginStan
 pub use problem::{Place, Problem, Problems};
 pub use settings::Settings;
 pub use values::{Digest, PublicKey, Signature};
+
+pub(crate) use values::parse_duration;

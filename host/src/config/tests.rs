@@ -274,7 +274,12 @@ fn a_reload_cannot_raise_a_ceiling() {
     let problems = config.over(&NodeLimits::default());
     let place = &problems.iter().next().unwrap().place;
     assert_eq!((problems.len(), place.line()), (1, 2));
-    assert!(AccessConfig::default().over(&NodeLimits::default()).is_empty());
+
+    // A ceiling below the default asks nothing of a file that is silent about it.
+    let low = NodeLimits { connections: 5, ..NodeLimits::default() };
+    let silent = access("").unwrap();
+    assert!(silent.over(&low).is_empty());
+    assert_eq!(silent.limits_under(&low).connections, 5);
 }
 
 #[test]

@@ -1,0 +1,115 @@
+//! Why a command ends without having done what it was asked for.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use alknet_plugin_api::CallError;
+use serde_json::{Value, json};
+
+use crate::config::Problems;
+
+/// The exit statuses, after the BSD `sysexits` where they have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The operation answered with an error.
+    Answer = 1,
+    /// The command line is wrong.
+    Usage = 64,
+    /// The node or an address cannot be reached.
+    Unavailable = 69,
+    /// alknet itself failed.
+    Internal = 70,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failure with its exit status and what to tell the user.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    report: Report,
+}
+
+#[derive(Debug)]
+enum Report {
+    Text { what: String, remedy: Option<String> },
+    Problems(Problems),
+    Call(CallError),
+}
+
+impl Failure {
+    /// A failure in one sentence.
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, report: Report::Text { what: what.into(), remedy: None } }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn remedy(mut self, text: impl Into<String>) -> Self {
+        if let Report::Text { remedy, .. } = &mut self.report {
+            *remedy = Some(text.into());
+        }
+        self
+    }
+
+    /// The status that the process ends with.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// For `--json`: `{"error": …}` with what the text says.
+    pub fn to_json(&self) -> Value {
+        let error = match &self.report {
+            Report::Text { what, remedy } => json!({ "what": what, "remedy": remedy }),
+            Report::Problems(problems) => json!({ "problems": problems }),
+            Report::Call(error) => json!(error),
+        };
+        json!({ "error": error })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.report {
+            Report::Text { what, remedy } => {
+                write!(f, "error: {what}")?;
+                match remedy {
+                    Some(remedy) => write!(f, "\n = help: {remedy}"),
+                    None => Ok(()),
+                }
+            }
+            Report::Problems(problems) => write!(f, "{problems}"),
+            Report::Call(error) => {
+                write!(f, "error: {error}")?;
+                if let Some(details) = &error.details {
+                    write!(f, "\n = details: {details}")?;
+                }
+                if error.retryable {
+                    write!(f, "\n = help: the same call may succeed later")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self { exit: Exit::Config, report: Report::Problems(problems) }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self { exit: Exit::Answer, report: Report::Call(error) }
+    }
+}

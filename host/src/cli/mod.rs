@@ -1,0 +1,199 @@
+//! The command line. One file a subcommand, each of which turns its arguments
+//! into a call of the library and what comes back into text; none decides
+//! anything itself.
+//!
+//! Every command takes `--node` (whose files are used), `--to` (which node is
+//! called), `--json` and `-v`. What it was asked for goes to standard output,
+//! everything else to standard error. Its end says what happened:
+//!
+//! | status | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | the operation answered with an error |
+//! | 64 | the command line is wrong |
+//! | 69 | the node or an address cannot be reached |
+//! | 70 | alknet itself failed |
+//! | 78 | the configuration is wrong |
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Environment, NodeDirectory, locate};
+
+mod call;
+mod check;
+pub mod client;
+mod connect;
+mod failure;
+mod input;
+mod ops;
+mod output;
+mod plugin;
+mod run;
+mod status;
+mod subscribe;
+mod target;
+
+pub use failure::{Exit, Failure};
+pub use output::{Output, Table};
+pub use target::Target;
+
+/// One UDP port, many protocols: each connection goes to a plugin by its ALPN.
+#[derive(Debug, Parser)]
+#[command(name = "alknet", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The node's folder [default: ./.node if it is there, else ~/.config/alknet]
+    #[arg(long, global = true, value_name = "DIR")]
+    node: Option<PathBuf>,
+    /// The node to call: alknet://KEY@HOST:PORT, or a name in `known-nodes` [default: local]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more to standard error; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Ops(ops::Ops),
+    Call(call::Call),
+    Subscribe(subscribe::Subscribe),
+    Connect(connect::Connect),
+    Status(status::Status),
+    Plugin(plugin::Plugin),
+}
+
+impl Global {
+    /// The folder that the command is about.
+    ///
+    /// # Errors
+    /// There is nothing to find one by.
+    pub fn directory(&self) -> Result<NodeDirectory, Failure> {
+        locate(self.node.as_deref(), &Environment::of_process())
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))
+    }
+
+    /// The node to call.
+    ///
+    /// # Errors
+    /// The address is wrong, unknown, or there is no local node.
+    pub fn target(&self) -> Result<Target, Failure> {
+        target::resolve(&self.directory()?, self.to.as_deref())
+    }
+
+    /// How often `-v` was given.
+    pub fn verbose(&self) -> u8 {
+        self.verbose
+    }
+}
+
+/// Runs the command line of this process and gives its exit status.
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no failure. A
+            // closed standard stream leaves nobody to tell about it.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let output = Output::of_process(cli.global.json);
+    let Cli { global, command } = cli;
+    let result = match command {
+        Command::Run(command) => command.run(&global, &output),
+        Command::Check(command) => command.run(&global, &output),
+        Command::Ops(command) => command.run(&global, &output),
+        Command::Call(command) => command.run(&global, &output),
+        Command::Subscribe(command) => command.run(&global, &output),
+        Command::Connect(command) => command.run(&global, &output),
+        Command::Status(command) => command.run(&global, &output),
+        Command::Plugin(command) => command.run(&global, &output),
+    };
+    match result {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit().into()
+        }
+    }
+}
+
+fn parse<I>(arguments: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator,
+    I::Item: Into<std::ffi::OsString> + Clone,
+{
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn k21_a_wrong_command_line_is_64_and_help_is_0() {
+        for wrong in [
+            vec!["alknet"],
+            vec!["alknet", "cal", "/x"],
+            vec!["alknet", "call"],
+            vec!["alknet", "call", "/x/y", "{}", "--timeout", "5"],
+            vec!["alknet", "call", "/x/y", "{", "--json"],
+            vec!["alknet", "connect", "home"],
+            vec!["alknet", "plugin"],
+        ] {
+            let error = parse(&wrong).expect_err(&wrong.join(" "));
+            assert!(error.use_stderr(), "{wrong:?}");
+        }
+        assert!(!parse(["alknet", "--help"]).unwrap_err().use_stderr());
+        assert!(!parse(["alknet", "run", "--version"]).unwrap_err().use_stderr());
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        let before = parse(["alknet", "--json", "--node", "n", "ops"]).unwrap();
+        let after = parse(["alknet", "ops", "--node", "n", "--json", "-vv"]).unwrap();
+        assert!(before.global.json && after.global.json);
+        assert_eq!(before.global.node, after.global.node);
+        assert_eq!(after.global.verbose, 2);
+    }
+
+    #[test]
+    fn k72_no_option_takes_a_secret() {
+        fn long_options(command: &clap::Command, into: &mut Vec<String>) {
+            into.extend(command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)));
+            for subcommand in command.get_subcommands() {
+                long_options(subcommand, into);
+            }
+        }
+        let mut options = Vec::new();
+        long_options(&Cli::command(), &mut options);
+        assert!(options.contains(&"node".to_owned()));
+        for secret in ["seed", "mnemonic", "passphrase", "password", "token", "key", "secret"] {
+            assert!(!options.iter().any(|option| option.contains(secret)), "{options:?}");
+        }
+    }
+}
