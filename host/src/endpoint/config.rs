@@ -1,0 +1,94 @@
+//! The endpoint's part of the deployment file.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::admission::AdmissionLimits;
+
+/// `[endpoint.quic]`: where to listen, and within which limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// UDP addresses to listen on. Default `[::]:4433`, both address families.
+    pub bind: Vec<SocketAddr>,
+    /// How connections are spread over threads.
+    pub runtime: RuntimeShape,
+    /// Seconds that a handshake may take. Default 5.
+    pub handshake_timeout_secs: u64,
+    /// Seconds without a packet after which a connection is lost. The peer's
+    /// own limit counts where it is smaller. Default 30.
+    pub idle_timeout_secs: u64,
+    /// Seconds of silence after which the node pings. Default 10.
+    pub keep_alive_secs: u64,
+    /// Bidirectional streams that a peer may have open. Default 1,000.
+    pub max_bidirectional_streams: u32,
+    /// Unidirectional streams that a peer may have open. Default 100.
+    pub max_unidirectional_streams: u32,
+    /// Bytes asked of the kernel for each UDP socket's buffers, in and out; it
+    /// may give less (`net.core.rmem_max`, `wmem_max`). Default 2 MiB.
+    pub socket_buffer_bytes: usize,
+    /// Who may connect, and how often.
+    pub admission: AdmissionLimits,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            bind: vec![(Ipv6Addr::UNSPECIFIED, 4433).into()],
+            runtime: RuntimeShape::default(),
+            handshake_timeout_secs: 5,
+            idle_timeout_secs: 30,
+            keep_alive_secs: 10,
+            max_bidirectional_streams: 1_000,
+            max_unidirectional_streams: 100,
+            socket_buffer_bytes: 2 << 20,
+            admission: AdmissionLimits::default(),
+        }
+    }
+}
+
+impl EndpointConfig {
+    /// The default limits on one address.
+    pub fn on(address: SocketAddr) -> Self {
+        Self { bind: vec![address], ..Self::default() }
+    }
+
+    pub(super) fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout_secs)
+    }
+}
+
+/// How connections are spread over threads; `docs/adr/0003-runtime-shape.md`
+/// has the reasons and the figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeShape {
+    /// One socket an address, on the runtime that binds the endpoint; tasks move
+    /// between its threads.
+    Shared,
+    /// This many threads, each with a runtime and sockets of its own; a
+    /// connection and its handler stay where the kernel first put them. 0 means
+    /// one a core.
+    Shards(usize),
+}
+
+impl Default for RuntimeShape {
+    fn default() -> Self {
+        Self::Shards(0)
+    }
+}
+
+impl RuntimeShape {
+    /// Shards to start; `None` when the ambient runtime does the work.
+    pub(super) fn shards(self) -> Option<usize> {
+        match self {
+            Self::Shared => None,
+            Self::Shards(0) => {
+                Some(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+            }
+            Self::Shards(count) => Some(count),
+        }
+    }
+}

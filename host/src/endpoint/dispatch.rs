@@ -1,0 +1,233 @@
+//! From a proven connection to its handler, whatever carried it.
+//!
+//! Every source ends here: quinn today, and further transports behind the same
+//! traits. A handler runs in a task of its own, and whatever becomes of it, an
+//! error, a panic, a trap or the end of the drain time, becomes one close code
+//! and costs that connection alone.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime};
+
+use alknet_plugin_api::backend::ConnectionBackend;
+use alknet_plugin_api::{AuthContext, Connection, Identity};
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::admission::Admission;
+use super::close::CloseCode;
+use super::drain::Drain;
+use super::key::PublicKey;
+use super::table::{ConnectionTable, Entry, Route, RouteTable};
+
+/// How long a handler may go on after its connection has ended, to put its
+/// things in order, before it is dropped.
+const AFTERWARDS: Duration = Duration::from_secs(5);
+
+/// Knows which identity a proven key belongs to.
+pub trait PeerResolver: Send + Sync + 'static {
+    /// The identity behind a fingerprint; `None` for strangers and for peers
+    /// that are disabled.
+    fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity>;
+}
+
+/// A connection that a source has taken through its handshake.
+pub struct Arrival {
+    /// The transport. Its info names the ALPN, the proven key and the address.
+    pub connection: Arc<dyn ConnectionBackend>,
+    /// Streams opened on it so far; the source counts.
+    pub streams: Arc<AtomicU64>,
+}
+
+/// What all sources of one node share.
+pub struct Dispatcher {
+    routes: RouteTable,
+    resolver: Arc<dyn PeerResolver>,
+    pub(super) table: ConnectionTable,
+    pub(super) admission: Mutex<Admission>,
+    started: Instant,
+    draining: watch::Sender<bool>,
+    closing: CancellationToken,
+    handlers: TaskTracker,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        routes: RouteTable,
+        resolver: Arc<dyn PeerResolver>,
+        admission: Admission,
+    ) -> Self {
+        Self {
+            routes,
+            resolver,
+            table: ConnectionTable::default(),
+            admission: Mutex::new(admission),
+            started: Instant::now(),
+            draining: watch::Sender::new(false),
+            closing: CancellationToken::new(),
+            handlers: TaskTracker::new(),
+        }
+    }
+
+    /// Monotonic time since the node began.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A new connection's number.
+    pub fn next_id(&self) -> u64 {
+        self.table.next_id()
+    }
+
+    /// What a new connection follows to learn of the shutdown.
+    pub fn drain(&self) -> Drain {
+        Drain::following(&self.draining)
+    }
+
+    /// Whether new connections are to be refused.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Cancelled when everything must close.
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Refuses what comes and tells every handler to finish.
+    pub(super) fn begin_drain(&self) {
+        self.draining.send_replace(true);
+        self.handlers.close();
+    }
+
+    /// Resolves when no handler runs.
+    pub(super) async fn idle(&self) {
+        self.handlers.wait().await;
+    }
+
+    /// Hands a connection to its handler, in a task on the current runtime.
+    ///
+    /// A connection that arrives while the node drains is closed.
+    pub fn dispatch(self: &Arc<Self>, arrival: Arrival) {
+        let Arrival { connection, streams } = arrival;
+        let address = connection.info().remote_addr.map(|address| address.ip());
+        if self.is_draining() {
+            return close(&*connection, CloseCode::ShuttingDown);
+        }
+        if let Some(address) = address
+            && let Err(refusal) = self.admission.lock().stay(self.now(), address)
+        {
+            metrics::counter!("alknet_connections_refused_total", "limit" => refusal.text())
+                .increment(1);
+            return close(&*connection, CloseCode::RateLimited);
+        }
+        let node = self.clone();
+        let span = tracing::info_span!(
+            "connection",
+            id = connection.info().id,
+            source = %connection.info().source,
+            alpn = %connection.info().alpn,
+            plugin = tracing::field::Empty,
+        );
+        let task = async move {
+            node.serve(connection, streams).await;
+            if let Some(address) = address {
+                node.admission.lock().leave(address);
+            }
+        };
+        self.handlers.spawn(task.instrument(span));
+    }
+
+    async fn serve(&self, connection: Arc<dyn ConnectionBackend>, streams: Arc<AtomicU64>) {
+        let info = connection.info().clone();
+        let Some(Route { plugin, handler: Some(handler) }) = self.routes.get(&info.alpn).cloned()
+        else {
+            tracing::warn!("no plugin runs for this ALPN");
+            return close(&*connection, CloseCode::NotAvailable);
+        };
+        tracing::Span::current().record("plugin", &*plugin);
+        let fingerprint = info.peer_key.map(|key| PublicKey(key).fingerprint());
+        let identity = fingerprint.as_deref().and_then(|f| self.resolver.resolve_fingerprint(f));
+        let auth = AuthContext::new(
+            identity,
+            info.alpn.clone(),
+            info.remote_addr,
+            fingerprint,
+            info.source,
+        );
+        let entry = Entry {
+            backend: connection.clone(),
+            plugin: plugin.clone(),
+            streams,
+            since: SystemTime::now(),
+        };
+        self.table.insert(info.id, entry);
+        let active = metrics::gauge!("alknet_connections_active");
+        active.increment(1.0);
+        tracing::debug!(peer = auth.peer_fingerprint(), "connection opened");
+
+        // The call itself may panic, so it stands inside what is caught.
+        let handle = Connection::new(connection.clone());
+        let run = AssertUnwindSafe(async move { handler.handle(handle, auth).await }).catch_unwind();
+        let lost = async {
+            connection.closed().await;
+            tokio::time::sleep(AFTERWARDS).await;
+        };
+        let code = tokio::select! {
+            biased;
+            result = run => self.outcome(&plugin, result),
+            () = self.closing.cancelled() => CloseCode::ShuttingDown,
+            () = lost => {
+                tracing::debug!("handler dropped, its connection is long gone");
+                CloseCode::Done
+            }
+        };
+        close(&*connection, code);
+        self.table.remove(info.id);
+        active.decrement(1.0);
+        metrics::counter!(
+            "alknet_connections_total",
+            "alpn" => info.alpn, "plugin" => plugin.to_string(), "outcome" => code.text(),
+        )
+        .increment(1);
+        tracing::debug!(outcome = code.text(), "connection closed");
+    }
+
+    fn outcome(
+        &self,
+        plugin: &str,
+        result: std::thread::Result<Result<(), alknet_plugin_api::HandlerError>>,
+    ) -> CloseCode {
+        let code = match &result {
+            Ok(result) => CloseCode::of(result),
+            Err(_) => CloseCode::Crashed,
+        };
+        match result {
+            Ok(Ok(())) | Ok(Err(alknet_plugin_api::HandlerError::ConnectionClosed)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "handler failed"),
+            Err(panic) => tracing::error!(panic = panic_text(&*panic), "handler panicked"),
+        }
+        if code == CloseCode::Crashed {
+            metrics::counter!("alknet_handler_panics_total", "plugin" => plugin.to_owned())
+                .increment(1);
+        }
+        code
+    }
+}
+
+fn close(connection: &dyn ConnectionBackend, code: CloseCode) {
+    connection.close(code.code(), code.text());
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no text)")
+}

@@ -1,0 +1,214 @@
+//! A node's listening side, started and stopped.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{QuicSetup, sockets};
+use super::admission::{Admission, AdmissionLimits};
+use super::close::CloseCode;
+use super::config::EndpointConfig;
+use super::dispatch::{Dispatcher, PeerResolver};
+use super::key::NodeKey;
+use super::quic::varint;
+use super::table::{ConnectionTable, RouteTable};
+use super::{EndpointError, PublicKey};
+
+/// How long close frames may take to leave once everything is closed.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// The listening endpoint of a node. Dropping it closes everything at once.
+pub struct Endpoint {
+    node: Arc<Dispatcher>,
+    key: PublicKey,
+    addresses: Vec<SocketAddr>,
+    quinn: Vec<quinn::Endpoint>,
+    /// Ends the shards' threads.
+    stopped: CancellationToken,
+    shards: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Endpoint {
+    /// The default drain time.
+    pub const DRAIN: Duration = Duration::from_secs(2);
+
+    /// Listens on every address of `config`, or on none.
+    ///
+    /// # Errors
+    /// [`EndpointError`]; [`EndpointError::Bind`] when an address is taken.
+    ///
+    /// # Panics
+    /// With [`RuntimeShape::Shared`](super::RuntimeShape::Shared), outside a
+    /// tokio runtime.
+    pub fn bind(
+        config: EndpointConfig,
+        key: &NodeKey,
+        routes: RouteTable,
+        resolver: Arc<dyn PeerResolver>,
+    ) -> Result<Self, EndpointError> {
+        let alpns: Vec<_> = routes.alpns().map(|alpn| alpn.as_bytes().to_vec()).collect();
+        if alpns.is_empty() {
+            return Err(EndpointError::NoRoutes);
+        }
+        if config.bind.is_empty() {
+            return Err(EndpointError::NoAddress);
+        }
+        let setup = QuicSetup::new(&config, key, alpns)?;
+        let admission = Admission::new(config.admission.clone());
+        let shards = config.runtime.shards();
+        let mut each_shard: Vec<Vec<UdpSocket>> = Vec::new();
+        each_shard.resize_with(shards.unwrap_or(1), Vec::new);
+        let mut addresses = Vec::new();
+        for &address in &config.bind {
+            let sockets = sockets(address, each_shard.len(), config.socket_buffer_bytes)?;
+            let local = sockets[0].local_addr();
+            addresses.push(local.map_err(|source| EndpointError::Bind { address, source })?);
+            for (shard, socket) in each_shard.iter_mut().zip(sockets) {
+                shard.push(socket);
+            }
+        }
+        let mut endpoint = Self {
+            node: Arc::new(Dispatcher::new(routes, resolver, admission)),
+            key: key.public(),
+            addresses,
+            quinn: Vec::new(),
+            stopped: CancellationToken::new(),
+            shards: Mutex::default(),
+        };
+        for (number, sockets) in each_shard.into_iter().enumerate() {
+            let started = if shards.is_some() {
+                endpoint.start_shard(number, setup.clone(), sockets)?
+            } else {
+                start(&setup, sockets, &endpoint.node).map_err(EndpointError::Shard)?
+            };
+            endpoint.quinn.extend(started);
+        }
+        tracing::info!(addresses = ?endpoint.addresses, key = %endpoint.key, "listening");
+        Ok(endpoint)
+    }
+
+    fn start_shard(
+        &self,
+        number: usize,
+        setup: QuicSetup,
+        sockets: Vec<UdpSocket>,
+    ) -> Result<Vec<quinn::Endpoint>, EndpointError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(EndpointError::Shard)?;
+        // Registered here, driven there: failures are known before anyone runs.
+        let started = {
+            let _entered = runtime.enter();
+            start(&setup, sockets, &self.node).map_err(EndpointError::Shard)?
+        };
+        let stopped = self.stopped.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("alknet-shard-{number}"))
+            .spawn(move || runtime.block_on(stopped.cancelled()))
+            .map_err(EndpointError::Shard)?;
+        self.shards.lock().push(thread);
+        Ok(started)
+    }
+
+    /// The first address listened on, with the port that the system chose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Every address listened on, in the configuration's order.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The key that the node proves to its peers.
+    pub fn key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// The connections served now.
+    pub fn table(&self) -> &ConnectionTable {
+        &self.node.table
+    }
+
+    /// Where further sources hand their connections in.
+    pub fn dispatcher(&self) -> &Arc<Dispatcher> {
+        &self.node
+    }
+
+    /// Changes the admission limits from the next decision on.
+    pub fn set_limits(&self, limits: AdmissionLimits) {
+        self.node.admission.lock().set_limits(limits);
+    }
+
+    /// Counts a failed authentication against an address's prefix.
+    pub fn authentication_failed(&self, address: std::net::IpAddr) {
+        self.node.admission.lock().authentication_failed(self.node.now(), address);
+    }
+
+    /// Refuses new connections, tells every handler to finish, waits for them at
+    /// most `drain`, closes what is left with [`CloseCode::ShuttingDown`] and
+    /// stops. [`Endpoint::close_now`] cuts the wait short. Calling it again waits
+    /// again for the same end.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.node.begin_drain();
+        // Whether they finished or ran out of time, what is left closes now.
+        let _out_of_time = tokio::time::timeout(drain, self.node.idle()).await;
+        self.close_now();
+        self.node.idle().await;
+        let code = CloseCode::ShuttingDown;
+        for quinn in &self.quinn {
+            quinn.close(varint(code.code()), code.text().as_bytes());
+        }
+        let farewell = async {
+            for quinn in &self.quinn {
+                quinn.wait_idle().await;
+            }
+        };
+        let _sent_all_that_mattered = tokio::time::timeout(FAREWELL, farewell).await;
+        self.stopped.cancel();
+        let shards = std::mem::take(&mut *self.shards.lock());
+        let ended = tokio::task::spawn_blocking(move || {
+            shards.into_iter().all(|shard| shard.join().is_ok())
+        });
+        if !matches!(ended.await, Ok(true)) {
+            tracing::error!("a shard's thread panicked");
+        }
+    }
+
+    /// Drops every handler and closes its connection with
+    /// [`CloseCode::ShuttingDown`], at once.
+    pub fn close_now(&self) {
+        self.node.begin_drain();
+        self.node.closing().cancel();
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.close_now();
+        let code = CloseCode::ShuttingDown;
+        for quinn in &self.quinn {
+            quinn.close(varint(code.code()), code.text().as_bytes());
+        }
+        self.stopped.cancel();
+    }
+}
+
+/// Starts the accept loops of one set of sockets on the current runtime.
+fn start(
+    setup: &QuicSetup,
+    sockets: Vec<UdpSocket>,
+    node: &Arc<Dispatcher>,
+) -> std::io::Result<Vec<quinn::Endpoint>> {
+    let start = |socket| {
+        let quinn = setup.listen(socket)?;
+        tokio::spawn(setup.clone().accept(quinn.clone(), node.clone()));
+        Ok(quinn)
+    };
+    sockets.into_iter().map(start).collect()
+}
