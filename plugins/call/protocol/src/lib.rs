@@ -1,1 +1,48 @@
-//! The call protocol: frames, envelopes, and a client over any alknet connection.
+//! The call protocol: frames, envelopes, and calls in both directions over any
+//! alknet connection.
+//!
+//! [`CallClient::spawn_dispatch`] turns an established connection into a
+//! [`CallConnection`], over which this side calls the other, and a [`Driver`],
+//! the future that does the work; the caller spawns it. Both sides may call:
+//! what this side serves is any [`Gateway`](alknet_plugin_api::Gateway), such as
+//! the daemon's or [`LocalOperations`].
+//!
+//! ```no_run
+//! # use alknet_call_protocol::{CallClient, Options};
+//! # async fn example(connection: alknet_plugin_api::Connection,
+//! #     timer: std::sync::Arc<dyn alknet_call_protocol::Timer>) -> Result<(), Box<dyn std::error::Error>> {
+//! let (calls, driver) = CallClient::spawn_dispatch(connection, Options::new(timer));
+//! tokio::spawn(driver);
+//! let answer = calls.call("clock/now", serde_json::json!({})).await?;
+//! println!("{answer}");
+//! # Ok(()) }
+//! ```
+
+mod connection;
+pub mod envelope;
+pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
+mod local;
+mod stream;
+
+pub use connection::{
+    CallClient, CallConnection, CallOptions, Driver, Limits, Options, Subscription, Timer,
+};
+pub use local::LocalOperations;
+
+/// The protocol's ALPN.
+pub const ALPN: &str = "alknet/call";
+
+/// Codes that streams are reset with.
+pub mod reset {
+    /// The stream is no longer wanted.
+    pub const CANCELLED: u64 = 0x00;
+    /// A frame of no bytes, one above the limit, or the end inside one.
+    pub const BAD_FRAME: u64 = 0x01;
+    /// No JSON, an envelope that cannot be answered, or a request whose id is in
+    /// flight.
+    pub const BAD_ENVELOPE: u64 = 0x02;
+    /// Too many requests whose answers were not read.
+    pub const OVERFLOW: u64 = 0x03;
+}
