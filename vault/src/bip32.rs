@@ -3,7 +3,10 @@
 use k256::{NonZeroScalar, SecretKey, elliptic_curve::sec1::ToEncodedPoint};
 use zeroize::Zeroizing;
 
-use crate::{DerivationPath, VaultError, slip10::{Extended, hmac_sha512}};
+use crate::{
+    DerivationPath, VaultError,
+    slip10::{Extended, hmac_sha512},
+};
 
 /// The extended private key at `path`.
 pub(crate) fn derive(seed: &[u8], path: &DerivationPath) -> Result<Extended, VaultError> {
@@ -49,12 +52,21 @@ mod tests {
     fn k60_bip32_vector_1() {
         let seed = hex::decode("000102030405060708090a0b0c0d0e0f").unwrap();
         for (path, chain, key) in [
-            ("m", "873dff81c02f525623fd1fe5167eac3a55a049de3d314bb42ee227ffed37d508",
-             "e8f32e723decf4051aefac8e2c93c9c5b214313817cdb01a1494b917c8436b35"),
-            ("m/0'", "47fdacbd0f1097043b78c63c20c34ef4ed9a111d980047ad16282c7ae6236141",
-             "edb2e14f9ee77d26dd93b4ecede8d16ed408ce149b6cd80b0715a2d911a0afea"),
-            ("m/0'/1", "2a7857631386ba23dacac34180dd1983734e444fdbf774041578e9b6adb37c19",
-             "3c6cb8d0f6a264c91ea8b5030fadaa8e538b020f0a387421a12de9319dc93368"),
+            (
+                "m",
+                "873dff81c02f525623fd1fe5167eac3a55a049de3d314bb42ee227ffed37d508",
+                "e8f32e723decf4051aefac8e2c93c9c5b214313817cdb01a1494b917c8436b35",
+            ),
+            (
+                "m/0'",
+                "47fdacbd0f1097043b78c63c20c34ef4ed9a111d980047ad16282c7ae6236141",
+                "edb2e14f9ee77d26dd93b4ecede8d16ed408ce149b6cd80b0715a2d911a0afea",
+            ),
+            (
+                "m/0'/1",
+                "2a7857631386ba23dacac34180dd1983734e444fdbf774041578e9b6adb37c19",
+                "3c6cb8d0f6a264c91ea8b5030fadaa8e538b020f0a387421a12de9319dc93368",
+            ),
         ] {
             let node = derive(&seed, &path.parse().unwrap()).unwrap();
             assert_eq!(hex::encode(&node[32..]), chain, "{path}");

@@ -1,6 +1,9 @@
 //! Sealed entries: AES-256-GCM bound to the entry's name and key version.
 
-use aes_gcm::{Aes256Gcm, KeyInit, aead::{Aead, Payload}};
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{Aead, Payload},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -31,7 +34,10 @@ impl EncryptedData {
         getrandom::fill(&mut iv).map_err(|_| VaultError::Encryption)?;
         let salt = STANDARD.encode(salt);
         let context = context(key.version(), &salt, name);
-        let payload = Payload { msg: text.as_bytes(), aad: context.as_bytes() };
+        let payload = Payload {
+            msg: text.as_bytes(),
+            aad: context.as_bytes(),
+        };
         let data = Aes256Gcm::new(key.bytes().into())
             .encrypt(&iv.into(), payload)
             .map_err(|_| VaultError::Encryption)?;
@@ -45,7 +51,11 @@ impl EncryptedData {
     }
 
     /// Opens a blob that must belong to `name`.
-    pub(crate) fn open(&self, key: &EncryptionKey, name: &str) -> Result<Zeroizing<String>, VaultError> {
+    pub(crate) fn open(
+        &self,
+        key: &EncryptionKey,
+        name: &str,
+    ) -> Result<Zeroizing<String>, VaultError> {
         let expected = context(self.key_version, &self.salt, name);
         if self.context.as_deref() != Some(expected.as_str()) {
             return Err(VaultError::Encryption);
@@ -54,7 +64,10 @@ impl EncryptedData {
     }
 
     /// Opens a blob without a context; one with a context is refused, or its binding could be walked round.
-    pub(crate) fn open_unbound(&self, key: &EncryptionKey) -> Result<Zeroizing<String>, VaultError> {
+    pub(crate) fn open_unbound(
+        &self,
+        key: &EncryptionKey,
+    ) -> Result<Zeroizing<String>, VaultError> {
         if self.context.is_some() {
             return Err(VaultError::Encryption);
         }
@@ -64,7 +77,9 @@ impl EncryptedData {
     fn open_with(&self, key: &EncryptionKey, aad: &[u8]) -> Result<Zeroizing<String>, VaultError> {
         decode::<32>(&self.salt)?;
         let iv = decode::<12>(&self.iv)?;
-        let data = STANDARD.decode(&self.data).map_err(|_| VaultError::Encryption)?;
+        let data = STANDARD
+            .decode(&self.data)
+            .map_err(|_| VaultError::Encryption)?;
         let plain = Aes256Gcm::new(key.bytes().into())
             .decrypt(&iv.into(), Payload { msg: &data, aad })
             .map_err(|_| VaultError::Encryption)?;

@@ -19,7 +19,9 @@ pub enum VaultError {
     #[error("the key could not be derived: {0}; use another path")]
     Derivation(&'static str),
     /// Sealing or opening failed. A wrong key and a tampered entry read the same on purpose.
-    #[error("the entry could not be sealed or opened; check that it belongs to this phrase and name, or restore it")]
+    #[error(
+        "the entry could not be sealed or opened; check that it belongs to this phrase and name, or restore it"
+    )]
     Encryption,
     /// The derivation path is malformed or not allowed here.
     #[error("the derivation path is not valid: {0}; write it like m/74'/0'/0'/0'")]

@@ -92,7 +92,10 @@ impl VaultServiceHandle {
     ///
     /// # Errors
     /// `VaultLocked`, `InvalidPath` below 2, `Derivation`.
-    pub fn derive_encryption_key_for_version(&self, version: u32) -> Result<EncryptionKey, VaultError> {
+    pub fn derive_encryption_key_for_version(
+        &self,
+        version: u32,
+    ) -> Result<EncryptionKey, VaultError> {
         self.ensure_unlocked()?;
         let path = DerivationPath::encryption(version)?;
         let key = self.derive_parsed(path, KeyType::Ed25519)?;
@@ -111,8 +114,15 @@ impl VaultServiceHandle {
     ///
     /// # Errors
     /// `VaultLocked`, `InvalidPath` for a version below 2, else `Encryption`, whatever was wrong.
-    pub fn decrypt(&self, name: &str, blob: &EncryptedData) -> Result<Zeroizing<String>, VaultError> {
-        blob.open(&self.derive_encryption_key_for_version(blob.key_version)?, name)
+    pub fn decrypt(
+        &self,
+        name: &str,
+        blob: &EncryptedData,
+    ) -> Result<Zeroizing<String>, VaultError> {
+        blob.open(
+            &self.derive_encryption_key_for_version(blob.key_version)?,
+            name,
+        )
     }
 
     /// Opens a blob that has no `context`, and only such a one.
@@ -127,7 +137,12 @@ impl VaultServiceHandle {
     ///
     /// # Errors
     /// As [`decrypt`](Self::decrypt).
-    pub fn rotate(&self, name: &str, blob: &EncryptedData, to: u32) -> Result<EncryptedData, VaultError> {
+    pub fn rotate(
+        &self,
+        name: &str,
+        blob: &EncryptedData,
+        to: u32,
+    ) -> Result<EncryptedData, VaultError> {
         let text = self.decrypt(name, blob)?;
         EncryptedData::seal(&self.derive_encryption_key_for_version(to)?, name, &text)
     }
@@ -147,7 +162,11 @@ impl VaultServiceHandle {
     }
 
     fn ensure_unlocked(&self) -> Result<(), VaultError> {
-        if self.is_unlocked() { Ok(()) } else { Err(VaultError::VaultLocked) }
+        if self.is_unlocked() {
+            Ok(())
+        } else {
+            Err(VaultError::VaultLocked)
+        }
     }
 
     fn derive(&self, path: &str, kind: KeyType) -> Result<DerivedKey, VaultError> {
@@ -170,7 +189,11 @@ impl VaultServiceHandle {
 
 impl fmt::Debug for VaultServiceHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VaultServiceHandle {{ unlocked: {} }}", self.is_unlocked())
+        write!(
+            f,
+            "VaultServiceHandle {{ unlocked: {} }}",
+            self.is_unlocked()
+        )
     }
 }
 
@@ -179,7 +202,10 @@ fn compute(seed: &Seed, path: &DerivationPath, kind: KeyType) -> Result<DerivedK
     match kind {
         KeyType::Ed25519 => {
             secret.copy_from_slice(&slip10::derive(seed.expose(), path)?[..32]);
-            let public = SigningKey::from_bytes(&secret).verifying_key().to_bytes().to_vec();
+            let public = SigningKey::from_bytes(&secret)
+                .verifying_key()
+                .to_bytes()
+                .to_vec();
             Ok(DerivedKey::new(kind, &secret, public))
         }
         #[cfg(feature = "secp256k1")]

@@ -21,7 +21,10 @@ pub struct CredentialStore {
 impl CredentialStore {
     /// An empty store that will be written to `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), entries: BTreeMap::new() }
+        Self {
+            path: path.into(),
+            entries: BTreeMap::new(),
+        }
     }
 
     /// Reads the store at `path`, which must be a regular file of mode 0600 or narrower.
@@ -48,7 +51,11 @@ impl CredentialStore {
         let text = io::read_to_string(file).map_err(io_error("read", &path))?;
         match serde_json::from_str(&text) {
             Ok(entries) => Ok(Self { path, entries }),
-            Err(e) => Err(StoreError::Format { line: e.line(), column: e.column(), path }),
+            Err(e) => Err(StoreError::Format {
+                line: e.line(),
+                column: e.column(),
+                path,
+            }),
         }
     }
 
@@ -73,23 +80,34 @@ impl CredentialStore {
         getrandom::fill(&mut tag)
             .map_err(|e| io_error("name a temporary file for", &self.path)(io::Error::other(e)))?;
         let temporary = dir.join(format!(".vault-{:016x}.tmp", u64::from_ne_bytes(tag)));
-        let written = write_new(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &self.path));
+        let written =
+            write_new(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &self.path));
         if let Err(e) = written {
             // Best effort: the error that matters is the one being returned.
             let _ = fs::remove_file(&temporary);
             return Err(io_error("write", &self.path)(e));
         }
-        File::open(dir).and_then(|d| d.sync_all()).map_err(io_error("sync", dir))
+        File::open(dir)
+            .and_then(|d| d.sync_all())
+            .map_err(io_error("sync", dir))
     }
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_path_buf();
-    move |source| StoreError::Io { action, path, source }
+    move |source| StoreError::Io {
+        action,
+        path,
+        source,
+    }
 }
