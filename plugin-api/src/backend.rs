@@ -73,6 +73,11 @@ pub trait ConnectionBackend: Send + Sync + 'static {
     fn stats(&self) -> ConnectionStats;
     fn set_identity(&self, identity: Identity) -> Result<(), IdentityAlreadySet>;
     fn identity(&self) -> Option<Identity>;
+    /// The implementation itself, for one that must recognise its own.
+    #[doc(hidden)]
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        None
+    }
 }
 
 /// The host's services to one plugin. See [`Host`](crate::Host) for what each
@@ -99,6 +104,11 @@ pub trait HostBackend: Send + Sync + 'static {
     /// does not grant it.
     fn gateway(&self, connection: &Connection) -> Option<Arc<dyn Gateway>>;
     fn shutdown(&self) -> BoxFuture<'static, ()>;
+    /// The implementation itself, for one that must recognise its own.
+    #[doc(hidden)]
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        None
+    }
 }
 
 /// The host's side of one call of an operation.
@@ -134,4 +144,18 @@ impl SendBackend for Gone {
         Poll::Ready(Err(StreamError::StreamClosed))
     }
     fn set_priority(&mut self, _: i32) {}
+}
+
+impl RecvBackend for Gone {
+    fn id(&self) -> u64 {
+        u64::MAX
+    }
+    fn poll_read(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        Poll::Ready(Err(StreamError::StreamClosed))
+    }
+    fn stop(&mut self, _: u64) {}
 }

@@ -49,12 +49,17 @@
 //! [`testing`], which drives a plugin in memory. So a handler never knows, and
 //! need not care, which of them it is talking to.
 
+#[cfg(not(target_family = "wasm"))]
+pub mod abi;
 pub mod backend;
-#[cfg(target_family = "wasm")]
-pub mod guest;
 mod connection;
 mod context;
 mod error;
+mod export;
+#[cfg(not(target_family = "wasm"))]
+mod forward;
+#[cfg(target_family = "wasm")]
+pub mod guest;
 mod handler;
 mod host;
 mod identity;
@@ -88,7 +93,7 @@ pub use plugin::{BuildError, Built, DynHandler, OperationCode, Plugin, Registrar
 
 /// The plugin API's version: plugins and hosts of one major version work
 /// together, whichever is newer.
-pub const API_VERSION: (u32, u32) = (1, 0);
+pub const API_VERSION: (u32, u32) = (1, if cfg!(feature = "abi-test-next") { 1 } else { 0 });
 
 /// The names that most plugins use.
 pub mod prelude {

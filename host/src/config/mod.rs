@@ -1,1 +1,45 @@
-//! The deployment files: `node.toml` (static) and `access.toml` (dynamic).
+//! What an operator writes: `node.toml`, `access.toml` and `known-nodes`.
+//!
+//! * [`NodeConfig`] is static: it decides what the node is made of, and is read
+//!   once, at start.
+//! * [`AccessConfig`] is dynamic: it decides who may do what, and is read again
+//!   on every reload.
+//! * [`KnownNodes`] gives remote nodes names, for the command line.
+//!
+//! All three are read the same way: everything that is wrong with a file is
+//! found and reported at once, each [`Problem`] with its line, its cause and a
+//! remedy, and an unknown key is a problem like any other. Values keep their
+//! [`Place`] in the file, so that what is found wrong later on (a digest that
+//! differs, an ALPN that the plugin does not have) still points at a line.
+//!
+//! ```
+//! use alknet::config::{AccessConfig, Problems};
+//!
+//! let text = "[[peer]]\npeer_id = \"ada\"\nscope = [\"admin\"]\n";
+//! let problems: Problems = AccessConfig::parse("access.toml".as_ref(), text).unwrap_err();
+//! let lines: Vec<_> = problems.iter().map(|problem| problem.place.line()).collect();
+//! assert_eq!(lines, [1, 3]);
+//! ```
+
+mod access;
+mod develop;
+mod document;
+mod known_nodes;
+mod locate;
+mod node;
+mod plugin;
+mod problem;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use access::{AccessConfig, AccessLimits};
+pub use develop::{DevelopError, DevelopPlugin, Developed, Repinned, develop, write_key};
+pub use known_nodes::{AddressError, KnownNodes, NodeAddress};
+pub use locate::{Environment, LocateError, NodeDirectory, locate};
+pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
+pub use plugin::{Authority, CapabilityGrant, Isolation, PluginLimits, PluginStanza};
+pub use problem::{Place, Problem, Problems};
+pub use settings::Settings;
+pub use values::{Digest, PublicKey, Signature};

@@ -1,1 +1,99 @@
 //! Native shared libraries.
+//!
+//! Loading one runs its constructors, with all the rights of the daemon, so as
+//! much as possible is decided before: from the file's bytes alone
+//! ([`elf`]) that it is for this machine, complete, and exports a header of the
+//! right version. Then the very bytes that were hashed are mapped ([`library`]),
+//! the header's pointers are checked against the library's own segments, and the
+//! interface that the plugin was compiled with is compared with the daemon's,
+//! field by field ([`layout`]).
+//!
+//! A library is never unloaded: threads, thread-locals and `'static` references
+//! of the plugin may outlive any handle to it. An upgrade is a restart.
+
+mod elf;
+mod layout;
+mod library;
+
+use std::path::{Path, PathBuf};
+
+use alknet_plugin_api::abi::{Module, ModuleError, Panicked};
+use alknet_plugin_api::{Built, Host, Json, Manifest};
+
+use super::{Artifact, Kind, LoadError, Opened};
+
+/// Loads a shared library and reads its manifest.
+///
+/// # Errors
+/// The first check that fails. Up to [`LoadError::Loader`], nothing of the
+/// library has run.
+pub fn open(artifact: &Artifact) -> Result<Box<dyn Opened>, LoadError> {
+    let image = elf::inspect(&artifact.path, &artifact.bytes)?;
+    let module = library::load(&artifact.path, &artifact.bytes, &image)?;
+    let manifest = module
+        .manifest()
+        .map_err(|error| refused(&artifact.path, None, "in manifest()", error))?;
+    check_manifest(&artifact.path, &manifest)?;
+    Ok(Box::new(Native { path: artifact.path.clone(), manifest, module }))
+}
+
+fn check_manifest(path: &Path, manifest: &Manifest) -> Result<(), LoadError> {
+    let problems = manifest.problems();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    Err(LoadError::Manifest { path: path.to_owned(), cause: texts.join("; ") })
+}
+
+fn refused(
+    path: &Path,
+    plugin: Option<&str>,
+    during: &'static str,
+    error: ModuleError,
+) -> LoadError {
+    match error {
+        ModuleError::Panicked(panicked) => LoadError::panicked(path, during, panicked),
+        ModuleError::Refused(reason) if plugin.is_some() => LoadError::Refused {
+            path: path.to_owned(),
+            plugin: plugin.unwrap_or_default().to_owned(),
+            reason,
+        },
+        other => LoadError::Manifest { path: path.to_owned(), cause: other.to_string() },
+    }
+}
+
+/// A loaded library.
+struct Native {
+    path: PathBuf,
+    manifest: Manifest,
+    module: Module,
+}
+
+impl Opened for Native {
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Native
+    }
+
+    fn build(self: Box<Self>, host: Host, config: Json) -> Result<Built, LoadError> {
+        let Self { path, manifest, module } = *self;
+        let name = manifest.name.clone();
+        module
+            .build(manifest, &host, &config)
+            .map_err(|error| refused(&path, Some(&name), "in build()", error))
+    }
+}
+
+/// The plugin's panic behind an error of a handler, where it is one. The
+/// endpoint closes such a connection with another code.
+pub fn panic_of(error: &alknet_plugin_api::HandlerError) -> Option<&Panicked> {
+    match error {
+        alknet_plugin_api::HandlerError::Internal(error) => error.downcast_ref(),
+        alknet_plugin_api::HandlerError::StreamError(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}

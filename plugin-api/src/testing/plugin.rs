@@ -40,6 +40,13 @@ impl TestPlugin {
         Ok(Self { host, built: Arc::new(built) })
     }
 
+    /// Takes a plugin that was built elsewhere, such as one that a loader has put
+    /// behind the same types. It has to have been built on `host`, or on a host of
+    /// its own, whose records the test then reads.
+    pub fn of(host: TestHost, built: Built) -> Self {
+        Self { host, built: Arc::new(built) }
+    }
+
     /// The host it was built on.
     pub fn host(&self) -> &TestHost {
         &self.host
@@ -84,7 +91,7 @@ impl TestPlugin {
 
     /// Lets the plugin serve a connection of any source, as a node does: the
     /// connection closes with the code of the handler's result, a panic costs
-    /// nothing else, and a handler that has not returned a second after the
+    /// nothing else, and a handler that has not returned 200 ms after the
     /// connection's end is dropped.
     ///
     /// # Panics
@@ -169,7 +176,7 @@ impl TestPlugin {
 }
 
 /// How long a handler may outlive its connection.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(200);
 
 async fn serve(
     connection: Connection,

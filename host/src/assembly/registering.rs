@@ -1,0 +1,187 @@
+//! Registering what plugins declare, and freezing it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alknet_plugin_api::{Built, Connection, Gateway, Identity, OperationEnv, Visibility};
+use tokio::runtime::Handle;
+
+use crate::admin::{self, StatusSource};
+use crate::auth::{IdentityProvider, PolicyStore};
+use crate::config::{NodeConfig, PluginStanza, Problem, Problems};
+use crate::observe::calls::CallRecorder;
+use crate::plugins::LoadedPlugin;
+use crate::registry::{
+    CallerScope, CompositionAuthority, HandlerRegistration, Limits, Registry, RegistryBuilder,
+    RegistryError, ScopedPeerEnv, TokioClock, TokioSpawner,
+};
+use crate::services::Services;
+
+/// ALPNs that more than one plugin would serve.
+pub(super) fn duplicate_alpns(stanzas: &[&PluginStanza], alpns: &[Vec<String>]) -> Problems {
+    let mut owners: HashMap<&str, &PluginStanza> = HashMap::new();
+    let mut problems = Problems::default();
+    for (stanza, alpns) in stanzas.iter().zip(alpns) {
+        for alpn in alpns {
+            if let Some(first) = owners.insert(alpn, stanza) {
+                problems.push(stanza.problem(
+                    "alpn",
+                    format!("ALPN `{alpn}` is served by both `{}` and `{}`", first.name, stanza.name),
+                    "leave it out of the `alpn` list of one of them",
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// Freezes the operations of all plugins, and the node's own, into a registry.
+pub(super) fn registry(
+    config: &NodeConfig,
+    runtime: &Handle,
+    stanzas: &[&PluginStanza],
+    plugins: &[LoadedPlugin],
+    status: &StatusSource,
+) -> Result<Arc<Registry>, Problems> {
+    let clock = Arc::new(TokioClock::new());
+    let mut builder = RegistryBuilder::new(clock, Arc::new(TokioSpawner(runtime.clone())));
+    builder.recorder(Arc::new(CallRecorder::new(config.observe.audit)));
+    builder.limits(Limits {
+        in_flight: config.limits.calls_per_connection as usize,
+        live_descendants: config.limits.descendants_per_call as usize,
+        ..Limits::default()
+    });
+    register(&mut builder, admin::NAME, &admin::operations(status), None);
+    for (stanza, plugin) in stanzas.iter().zip(plugins) {
+        register(&mut builder, &stanza.name, &plugin.built, Some(stanza));
+        builder.grant(stanza.name.as_str(), authority(stanza), reach(stanza));
+    }
+    let unhidden = stanzas.iter().zip(plugins).flat_map(|(stanza, plugin)| unknown(stanza, plugin));
+    let mut problems: Problems = unhidden.collect();
+    let frozen = builder.freeze();
+    match frozen {
+        Ok(registry) if problems.is_empty() => Ok(registry),
+        Ok(_) => Err(problems),
+        Err(errors) => {
+            problems.extend(errors.iter().map(|error| place(config, stanzas, error)));
+            Err(problems)
+        }
+    }
+}
+
+fn register(
+    builder: &mut RegistryBuilder,
+    name: &str,
+    built: &Built,
+    stanza: Option<&PluginStanza>,
+) {
+    for (spec, code) in built.manifest.operations.iter().zip(&built.operations) {
+        let mut registration = HandlerRegistration::new(spec.clone(), code.clone(), name);
+        if let Some(stanza) = stanza {
+            registration.authority = authority(stanza);
+            registration.scoped_env = reach(stanza);
+            let hidden = stanza.hide.contains(&spec.name);
+            registration.visibility = hidden.then_some(Visibility::Internal);
+        }
+        builder.register(registration);
+    }
+}
+
+fn authority(stanza: &PluginStanza) -> Option<CompositionAuthority> {
+    stanza.authority.as_ref().map(|authority| CompositionAuthority {
+        label: authority.label.clone(),
+        scopes: authority.scopes.clone(),
+        resources: authority.resources.clone(),
+    })
+}
+
+/// A reach entry names an operation, or one of one peer as `@peer/operation`.
+fn reach(stanza: &PluginStanza) -> ScopedPeerEnv {
+    let mut env = ScopedPeerEnv::default();
+    for entry in &stanza.reach {
+        match entry.strip_prefix('@') {
+            Some(pinned) => env.peer_pinned.insert(pinned.to_owned()),
+            None => env.allowed_ops.insert(entry.trim_start_matches('/').to_owned()),
+        };
+    }
+    env
+}
+
+/// Names in `hide` and `expose` that the plugin does not serve.
+fn unknown(stanza: &PluginStanza, plugin: &LoadedPlugin) -> Vec<Problem> {
+    let serves =
+        |name: &String| plugin.built.manifest.operations.iter().any(|spec| spec.name == *name);
+    let lists = [("hide", &stanza.hide), ("expose", &stanza.expose)];
+    let missing = lists.into_iter().flat_map(|(key, names)| {
+        names.iter().filter(|name| !serves(name)).map(move |name| {
+            stanza.problem(
+                key,
+                format!("plugin `{}` has no operation `{name}`", stanza.name),
+                "see its operations with `alknet plugin inspect`",
+            )
+        })
+    });
+    missing.collect()
+}
+
+/// Points a registry's error at the stanza of the plugin it is about.
+fn place(config: &NodeConfig, stanzas: &[&PluginStanza], error: &RegistryError) -> Problem {
+    let plugin = match error {
+        RegistryError::Duplicate { second, .. } => second,
+        RegistryError::Spec { at, .. }
+        | RegistryError::Kind { at, .. }
+        | RegistryError::Schema { at, .. }
+        | RegistryError::Widening { at }
+        | RegistryError::ImportComposes { at }
+        | RegistryError::ReservedPrefix { at, .. } => &at.plugin,
+        RegistryError::Promote { plugin }
+        | RegistryError::DuplicateGrant(plugin)
+        | RegistryError::Shadows { plugin, .. } => plugin,
+    };
+    let key = match error {
+        RegistryError::Promote { .. } => "authority",
+        RegistryError::Widening { .. } => "expose",
+        _ => "artifact",
+    };
+    let remedy = "change the deployment file, or the plugin";
+    match stanzas.iter().find(|stanza| stanza.name == *plugin) {
+        Some(stanza) => stanza.problem(key, error.to_string(), remedy),
+        None => crate::config::Place::file_only(&config.file).problem(error.to_string(), remedy),
+    }
+}
+
+/// The registry and the authentication, as plugins' hosts reach them.
+pub(super) struct NodeServices {
+    registry: Arc<Registry>,
+    policy: Arc<PolicyStore>,
+}
+
+impl NodeServices {
+    pub(super) fn new(registry: &Arc<Registry>, policy: Arc<PolicyStore>) -> Self {
+        Self { registry: registry.clone(), policy }
+    }
+}
+
+impl Services for NodeServices {
+    fn resolve_token(&self, token: &[u8]) -> Option<Identity> {
+        self.policy.resolve_from_token(token).map(|identity| (*identity).clone())
+    }
+
+    fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity> {
+        self.policy.resolve_from_fingerprint(fingerprint).map(|identity| (*identity).clone())
+    }
+
+    fn env(&self, plugin: &str) -> Arc<dyn OperationEnv> {
+        self.registry.plugin_env(plugin)
+    }
+
+    fn gateway(&self, connection: &Connection) -> Arc<dyn Gateway> {
+        self.registry.gateway(CallerScope {
+            connection: connection.info().id,
+            provider: self.policy.clone(),
+            fingerprint: connection
+                .peer_key()
+                .map(|key| format!("ed25519:{}", hex::encode(key))),
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! Addresses of nodes, and the file that gives them names.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::node::read_text;
+use super::problem::{Place, Problems};
+use super::values::{PublicKey, lower_hex};
+
+/// A node's key and where to reach it: `alknet://<64 hexadecimal digits>@host:port`.
+///
+/// The key is what the node must prove to hold; the host may be a name.
+///
+/// ```
+/// use alknet::config::NodeAddress;
+///
+/// let text = format!("alknet://{}@[::1]:4433", "0a".repeat(32));
+/// let address: NodeAddress = text.parse()?;
+/// assert_eq!((address.host.as_str(), address.port), ("::1", 4433));
+/// assert_eq!(address.to_string(), text);
+/// # Ok::<(), alknet::config::AddressError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The node's Ed25519 public key.
+    pub key: PublicKey,
+    /// An IP address, without brackets, or a DNS name.
+    pub host: String,
+    /// The UDP port.
+    pub port: u16,
+}
+
+/// What is wrong with a [`NodeAddress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// Another scheme, or none.
+    #[error("a node's address begins with `alknet://`")]
+    Scheme,
+    /// No key, or no key by form.
+    #[error("after `alknet://` stand the node's key, 64 lower-case hexadecimal digits, and `@`")]
+    Key,
+    /// No host and port.
+    #[error("after the `@` stand the host and the port: `host:4433`, `[::1]:4433`")]
+    Host,
+}
+
+impl FromStr for NodeAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let rest = text.strip_prefix("alknet://").ok_or(AddressError::Scheme)?;
+        let (key, authority) = rest.split_once('@').ok_or(AddressError::Key)?;
+        let key = PublicKey(lower_hex(key).ok_or(AddressError::Key)?);
+        let (host, port) = authority.rsplit_once(':').ok_or(AddressError::Host)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Host)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => {
+                let inner = rest.strip_suffix(']').ok_or(AddressError::Host)?;
+                inner.parse::<std::net::Ipv6Addr>().map_err(|_| AddressError::Host)?;
+                inner
+            }
+            None => host,
+        };
+        let is_v6 = host.contains(':') && authority.starts_with('[');
+        let name_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if !is_v6 && (host.is_empty() || !host.chars().all(name_ok)) {
+            return Err(AddressError::Host);
+        }
+        Ok(Self { key, host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "alknet://{}@", hex::encode(self.key.0))?;
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The file `known-nodes`: a line a node, its name and its address; what follows
+/// a `#` is a comment.
+#[derive(Clone, Debug, Default)]
+pub struct KnownNodes(Vec<(String, NodeAddress)>);
+
+impl KnownNodes {
+    /// Reads a file; where there is none, no node is known.
+    ///
+    /// # Errors
+    /// Every line that is wrong.
+    pub fn load(file: &Path) -> Result<Self, Problems> {
+        if !file.exists() {
+            return Ok(Self::default());
+        }
+        Self::parse(file, &read_text(file, "create it")?)
+    }
+
+    /// Reads the text of a file, whose path stands in messages.
+    ///
+    /// # Errors
+    /// Every line that is wrong.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Problems> {
+        let file = file.into();
+        let mut nodes: Vec<(String, NodeAddress)> = Vec::new();
+        let mut problems = Problems::new();
+        for (index, line) in text.lines().enumerate() {
+            let content = line.split('#').next().unwrap_or_default();
+            let mut words = content.split_whitespace();
+            let Some(name) = words.next() else { continue };
+            let place = |word: &str| {
+                // Both are slices of the same text, so the distance is the offset.
+                let offset = word.as_ptr() as usize - line.as_ptr() as usize;
+                let column = line[..offset].chars().count() + 1;
+                Place::new(
+                    std::sync::Arc::clone(&file),
+                    index + 1,
+                    column,
+                    word.chars().count(),
+                    line,
+                )
+            };
+            let (Some(address), None) = (words.next(), words.next()) else {
+                problems.push(place(name).problem(
+                    "a line holds a name and an address",
+                    "write `name alknet://<key>@host:port`",
+                ));
+                continue;
+            };
+            if name.contains("://") {
+                problems.push(place(name).problem(
+                    "a node's name is not an address",
+                    "write the name first: `name alknet://<key>@host:port`",
+                ));
+            } else if nodes.iter().any(|(other, _)| other == name) {
+                problems.push(
+                    place(name)
+                        .problem(format!("two nodes are called `{name}`"), "rename one of them"),
+                );
+            }
+            match address.parse() {
+                Ok(parsed) => nodes.push((name.to_owned(), parsed)),
+                Err(error) => problems.push(
+                    place(address)
+                        .problem(format!("`{address}` is not a node's address"), error.to_string()),
+                ),
+            }
+        }
+        problems.into_result(Self(nodes))
+    }
+
+    /// The address of a node.
+    pub fn get(&self, name: &str) -> Option<&NodeAddress> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, address)| address)
+    }
+
+    /// Names and addresses, in the file's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &NodeAddress)> {
+        self.0.iter().map(|(name, address)| (name.as_str(), address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_exact() {
+        let key = "0a".repeat(32);
+        for good in ["127.0.0.1:1", "[::1]:4433", "node.example.org:4433", "localhost:65535"] {
+            let text = format!("alknet://{key}@{good}");
+            assert_eq!(text.parse::<NodeAddress>().unwrap().to_string(), text);
+        }
+        for (bad, error) in [
+            (format!("http://{key}@h:1"), AddressError::Scheme),
+            (format!("alknet://{key}"), AddressError::Key),
+            ("alknet://0a@h:1".to_owned(), AddressError::Key),
+            (format!("alknet://{}@h:1", key.to_uppercase()), AddressError::Key),
+            (format!("alknet://{key}@h"), AddressError::Host),
+            (format!("alknet://{key}@h:0"), AddressError::Host),
+            (format!("alknet://{key}@:1"), AddressError::Host),
+            (format!("alknet://{key}@::1:1"), AddressError::Host),
+            (format!("alknet://{key}@[h]:1"), AddressError::Host),
+            (format!("alknet://{key}@[::1:1"), AddressError::Host),
+            (format!("alknet://{key}@h/x:1"), AddressError::Host),
+        ] {
+            assert_eq!(bad.parse::<NodeAddress>(), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_line_is_reported() {
+        let key = "0a".repeat(32);
+        let text = format!(
+            "# nodes\n\nhome alknet://{key}@h:1  # at home\nhome alknet://{key}@h:2\nalone\n  far alknet://x\n"
+        );
+        let problems = KnownNodes::parse("known-nodes".as_ref(), &text).unwrap_err();
+        let places: Vec<_> = problems.iter().map(|p| (p.place.line(), p.place.column())).collect();
+        assert_eq!(places, [(4, 1), (5, 1), (6, 7)]);
+
+        let text = format!("home alknet://{key}@h:1\naway alknet://{key}@h:2");
+        let nodes = KnownNodes::parse("known-nodes".as_ref(), &text).unwrap();
+        assert_eq!(nodes.get("away").map(|address| address.port), Some(2));
+        assert!(nodes.get("nowhere").is_none());
+        assert_eq!(nodes.iter().count(), 2);
+    }
+}

@@ -1,0 +1,498 @@
+//! `node.toml`: what the node is made of. Read once, at start.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::document::{Node, Read, Table, read_document};
+use super::plugin::PluginStanza;
+use super::problem::{Place, Problem, Problems};
+use super::values::{Bytes, PublicKey, choice, lower_hex};
+
+/// How strictly plugins must be pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Every plugin needs its digest.
+    Pinned,
+    /// `alknet run --dev`: a plugin without a digest is loaded as it is.
+    Development,
+}
+
+/// A valid `node.toml`, with paths made relative to its own folder.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// Whether the file says that this node is for development.
+    pub development: bool,
+    /// The QUIC endpoint.
+    pub quic: Option<Quic>,
+    /// The file of the node's private key; see [`read_key`].
+    pub identity_key: PathBuf,
+    /// Hard ceilings.
+    pub limits: NodeLimits,
+    /// The plugins, in the file's order.
+    pub plugins: Vec<PluginStanza>,
+    /// Logs and metrics.
+    pub observe: Observe,
+    /// The keys of publishers; with any, every plugin needs a signature of one.
+    pub trusted_plugin_keys: Vec<PublicKey>,
+    identity_place: Place,
+}
+
+/// The QUIC endpoint and the limits of its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quic {
+    /// The UDP addresses to listen on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// How long a handshake may take. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// After how long without a packet a connection is dropped. Default 30 s.
+    pub idle_timeout: Duration,
+    /// How often a silent connection is kept alive. Default 10 s.
+    pub keep_alive: Duration,
+    /// Bidirectional streams that a peer may have open on a connection. Default 1,000.
+    pub bidirectional_streams: u32,
+    /// Unidirectional streams that a peer may have open on a connection. Default 100.
+    pub unidirectional_streams: u32,
+    listen_place: Place,
+}
+
+impl Quic {
+    /// Where the addresses stand.
+    pub fn listen_place(&self) -> &Place {
+        &self.listen_place
+    }
+}
+
+/// Ceilings that no reload can raise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeLimits {
+    /// Connections at the same time. Default 10,000.
+    pub connections: u32,
+    /// Calls in flight on a connection. Default 256.
+    pub calls_per_connection: u32,
+    /// Live descendants of a call from the wire. Default 1,024.
+    pub descendants_per_call: u32,
+    /// How long handlers may take to finish at shutdown. Default 2 s.
+    pub drain_timeout: Duration,
+}
+
+/// What the node shows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Observe {
+    /// A log filter such as `info,alknet::endpoint=debug`. Default `info`.
+    pub log: String,
+    /// How log lines are written.
+    pub format: LogFormat,
+    /// Where metrics are served over HTTP; nowhere by default.
+    pub metrics: Option<SocketAddr>,
+    /// Whether every decision on access is logged. Default no.
+    pub audit: bool,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            calls_per_connection: 256,
+            descendants_per_call: 1_024,
+            drain_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for Observe {
+    fn default() -> Self {
+        Self { log: "info".into(), format: LogFormat::Text, metrics: None, audit: false }
+    }
+}
+
+impl NodeConfig {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, also that there is none.
+    pub fn load(file: &Path, mode: Mode) -> Result<Self, Problems> {
+        Self::parse(file, &read_text(file, "create it, or start with `alknet run --dev`")?, mode)
+    }
+
+    /// Reads the text of a file, whose path stands in messages and is what
+    /// relative paths start from.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(file: &Path, text: &str, mode: Mode) -> Result<Self, Problems> {
+        read_document(file, text, |table| Self::read(file, table, mode))
+    }
+
+    pub(super) fn read(file: &Path, table: &Table<'_>, mode: Mode) -> Self {
+        let (identity_key, identity_place) = identity(file, table);
+        let config = Self {
+            file: file.to_owned(),
+            development: table.or("development", false),
+            quic: endpoints(table),
+            identity_key,
+            limits: table.or_default("limits"),
+            plugins: table.tables("plugin"),
+            observe: table.or_default("observe"),
+            trusted_plugin_keys: table.or_default("trusted_plugin_keys"),
+            identity_place,
+        };
+        vault(table);
+        imports(table);
+        sandbox(table);
+        config.refuse_unpinned(table, mode);
+        config.refuse_duplicates(table);
+        config.refuse_capabilities(table);
+        config
+    }
+
+    /// Where the node's key is named, or else the file.
+    pub fn identity_place(&self) -> &Place {
+        &self.identity_place
+    }
+
+    fn refuse_unpinned(&self, table: &Table<'_>, mode: Mode) {
+        for plugin in &self.plugins {
+            let pinned = plugin.sha256.is_some() || plugin.has_key("sha256");
+            if mode == Mode::Pinned && !pinned {
+                table.problem(plugin.problem(
+                    "sha256",
+                    format!("plugin `{}` is not pinned", plugin.name),
+                    "write `sha256 = \"…\"` with what `sha256sum FILE` prints",
+                ));
+            }
+            let signed = plugin.signature.is_some() || plugin.has_key("signature");
+            if !self.trusted_plugin_keys.is_empty() && !signed {
+                table.problem(plugin.problem(
+                    "signature",
+                    format!("plugin `{}` is not signed", plugin.name),
+                    "write `signature = \"…\"` by one of `trusted_plugin_keys`",
+                ));
+            }
+        }
+    }
+
+    fn refuse_duplicates(&self, table: &Table<'_>) {
+        let mut names = BTreeMap::new();
+        let mut alpns = BTreeMap::new();
+        for plugin in self.plugins.iter().filter(|plugin| !plugin.name.is_empty()) {
+            let place = plugin.place("name");
+            if let Some(first) = names.insert(&plugin.name, place) {
+                table.problem(place.problem(
+                    format!("two plugins are called `{}`", plugin.name),
+                    format!("rename one of them; the other stands in line {}", first.line()),
+                ));
+            }
+            for alpn in plugin.alpn.iter().flatten() {
+                if let Some(first) = alpns.insert(alpn, &plugin.name) {
+                    table.problem(plugin.problem(
+                        "alpn",
+                        format!("ALPN `{alpn}` is served by `{first}` and by `{}`", plugin.name),
+                        "leave it to one of them: a connection goes to one handler",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Capabilities come out of the vault, so without one they are promises that
+    /// the node cannot keep.
+    fn refuse_capabilities(&self, table: &Table<'_>) {
+        for plugin in self.plugins.iter().filter(|plugin| !plugin.capabilities.is_empty()) {
+            table.problem(plugin.problem(
+                "capabilities",
+                "the vault, which lends capabilities, is not built into this binary",
+                "remove `capabilities`",
+            ));
+        }
+    }
+}
+
+/// The text of a file.
+pub(super) fn read_text(file: &Path, remedy: &str) -> Result<String, Problems> {
+    std::fs::read_to_string(file).map_err(|error| {
+        let (what, remedy) = match error.kind() {
+            std::io::ErrorKind::NotFound => ("there is no such file".to_owned(), remedy),
+            std::io::ErrorKind::InvalidData => {
+                ("the file is not UTF-8 text".to_owned(), "save it as UTF-8")
+            }
+            _ => (
+                format!("the file cannot be read: {error}"),
+                "make it a file that the daemon's user may read",
+            ),
+        };
+        Place::file_only(file).problem(what, remedy).into()
+    })
+}
+
+/// Reads a private key: a file of 64 hexadecimal digits that only its owner can
+/// read.
+///
+/// # Errors
+/// The file is missing, is not a regular file, is open to others, or holds
+/// something else. The problem stands at `place`, where the key is named.
+pub fn read_key(file: &Path, place: &Place) -> Result<Zeroizing<[u8; 32]>, Problem> {
+    let name = file.display();
+    let unreadable = |error: std::io::Error| {
+        place.problem(
+            format!("the key file {name} cannot be read: {error}"),
+            "restore the file, or name another; `alknet run --dev` creates a development node",
+        )
+    };
+    // One open file for every look at it: nobody can swap it in between.
+    let mut opened = File::open(file).map_err(unreadable)?;
+    let metadata = opened.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(place.problem(format!("{name} is not a regular file"), "name the key's file"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(place.problem(
+            format!(
+                "others may use the key file {name}: its mode is {:04o}",
+                metadata.mode() & 0o7777
+            ),
+            format!("run `chmod 600 {name}`, and replace the key if others could have read it"),
+        ));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(128));
+    let read = opened.by_ref().take(128).read_to_string(&mut text);
+    read.map_err(unreadable)?;
+    lower_hex(text.trim_end()).map(Zeroizing::new).ok_or_else(|| {
+        place.problem(
+            format!("the key file {name} does not hold a key"),
+            "it takes 64 lower-case hexadecimal digits and nothing else; restore it from a backup",
+        )
+    })
+}
+
+fn endpoints(table: &Table<'_>) -> Option<Quic> {
+    let quic = match table.node("endpoint") {
+        Some(node) => node.table(|table| {
+            optional(table, "iroh", false, |table| {
+                table.get::<Vec<String>>("relays");
+            });
+            optional(table, "tcp", false, |table| {
+                table.get::<Vec<SocketAddr>>("listen");
+            });
+            let mut quic = None;
+            let enabled = optional(table, "quic", cfg!(feature = "quinn"), |table| {
+                quic = Some(read_quic(table));
+            });
+            // What is enabled and refused has its own problem already.
+            (enabled, quic.filter(|_| enabled))
+        }),
+        None => Some((false, None)),
+    };
+    let (enabled, quic) = quic?;
+    if !enabled {
+        table.problem(table.place_of("endpoint").problem(
+            "the node listens nowhere",
+            "add `[endpoint.quic]` with `listen = [\"0.0.0.0:4433\"]`",
+        ));
+    }
+    quic
+}
+
+fn read_quic(table: &Table<'_>) -> Quic {
+    let quic = Quic {
+        listen: table.required("listen", "say where to listen: `listen = [\"0.0.0.0:4433\"]`"),
+        handshake_timeout: positive(table, "handshake_timeout", Duration::from_secs(5)),
+        idle_timeout: positive(table, "idle_timeout", Duration::from_secs(30)),
+        keep_alive: positive(table, "keep_alive", Duration::from_secs(10)),
+        bidirectional_streams: table.or("bidirectional_streams", 1_000),
+        unidirectional_streams: table.or("unidirectional_streams", 100),
+        listen_place: table.place_of("listen"),
+    };
+    let listen_is_empty =
+        table.node("listen").and_then(|node| node.elements()).is_some_and(|list| list.is_empty());
+    if listen_is_empty {
+        table.problem(quic.listen_place.problem(
+            "the list of addresses is empty",
+            "write an address to listen on: `listen = [\"0.0.0.0:4433\"]`",
+        ));
+    }
+    if quic.keep_alive >= quic.idle_timeout {
+        table.problem(table.place_of("keep_alive").problem(
+            "connections would be dropped as idle before they are kept alive",
+            "make `keep_alive` shorter than `idle_timeout`, at most a third of it",
+        ));
+    }
+    quic
+}
+
+/// A duration of at least a millisecond.
+fn positive(table: &Table<'_>, key: &'static str, default: Duration) -> Duration {
+    let value = table.or(key, default);
+    if value.is_zero() {
+        let remedy = format!("remove the key for the default of {default:?}");
+        table.problem(
+            table.place_of(key).problem("a limit of no time lets nothing through", remedy),
+        );
+        return default;
+    }
+    value
+}
+
+/// Reads a section that may be switched off with `enabled = false`, and refuses
+/// it when it is on and this binary lacks what it configures. Gives whether it
+/// is on.
+fn optional(
+    table: &Table<'_>,
+    key: &'static str,
+    built: bool,
+    read: impl FnOnce(&Table<'_>),
+) -> bool {
+    let Some(node) = table.node(key) else { return false };
+    node.table(|table| switched(table, key, built, read)).unwrap_or(true)
+}
+
+fn switched(table: &Table<'_>, key: &str, built: bool, read: impl FnOnce(&Table<'_>)) -> bool {
+    let enabled = table.or("enabled", true);
+    read(table);
+    if enabled && !built {
+        table.problem(table.place().problem(
+            format!("`{key}` is not built into this binary"),
+            "remove the section, or write `enabled = false` in it",
+        ));
+    }
+    enabled
+}
+
+fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Place) {
+    let default = file.with_file_name("node.key");
+    let Some(node) = table.node("identity") else {
+        return (default, Place::file_only(file));
+    };
+    let read = node.table(|table| {
+        if let Some(node) = table.node("vault") {
+            node.refuse::<()>(
+                "the vault is not built into this binary",
+                "name a key file instead: `key = \"node.key\"`",
+            );
+        }
+        let key = table.node("key").and_then(|node| {
+            let text = String::read(&node)?;
+            match lower_hex::<32>(&text) {
+                Some(_) => node.refuse_secret(
+                    "a private key stands in this file",
+                    "replace the key, keep the new one in a file of mode 0600, and name that file",
+                ),
+                None => PathBuf::read(&node),
+            }
+        });
+        (key, table.place_of("key"))
+    });
+    match read {
+        Some((key, place)) => (key.unwrap_or(default), place),
+        None => (default, node.place()),
+    }
+}
+
+fn vault(table: &Table<'_>) {
+    optional(table, "vault", false, |table| {
+        table.get::<PathBuf>("store");
+        if let Some(node) = table.node("unlock") {
+            choice(&node, &[("prompt", ()), ("descriptor", ()), ("file", ()), ("credential", ())]);
+        }
+        table.get::<PathBuf>("file");
+    });
+}
+
+fn sandbox(table: &Table<'_>) {
+    optional(table, "sandbox", false, |table| {
+        table.get::<Bytes>("memory");
+        table.get::<Bytes>("stack");
+    });
+}
+
+/// Imports are read so that a mistake in one shows, and refused when on.
+fn imports(table: &Table<'_>) {
+    struct Import;
+
+    impl Read for Import {
+        fn read(node: &Node<'_>) -> Option<Self> {
+            node.table(|table| {
+                switched(table, "import", false, |table| {
+                    table.required::<String>("name", "give the import a name");
+                    if let Some(node) = table.node("kind") {
+                        let kinds =
+                            [("call", ()), ("openapi", ()), ("mcp", ()), ("jsonschema", ())];
+                        choice(&node, &kinds);
+                    }
+                    table.required::<String>("source", "say what to import: an address or a file");
+                    table.get::<String>("prefix");
+                    table.get::<Vec<String>>("operations");
+                    table.get::<Vec<String>>("expose");
+                });
+                Self
+            })
+        }
+    }
+
+    table.tables::<Import>("import");
+}
+
+impl Read for NodeLimits {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let default = Self::default();
+        node.table(|table| Self {
+            connections: table.or("connections", default.connections),
+            calls_per_connection: table.or("calls_per_connection", default.calls_per_connection),
+            descendants_per_call: table.or("descendants_per_call", default.descendants_per_call),
+            drain_timeout: table.or("drain_timeout", default.drain_timeout),
+        })
+    }
+}
+
+impl Read for Observe {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let default = Self::default();
+        node.table(|table| Self {
+            log: log_filter(table, "log").unwrap_or(default.log),
+            format: table
+                .node("format")
+                .and_then(|node| {
+                    choice(&node, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+                })
+                .unwrap_or_default(),
+            metrics: table.get("metrics"),
+            audit: table.or("audit", default.audit),
+        })
+    }
+}
+
+/// A log filter that the subscriber will understand.
+pub(super) fn log_filter(table: &Table<'_>, key: &'static str) -> Option<String> {
+    let node = table.node(key)?;
+    let text = String::read(&node)?;
+    match tracing_subscriber::EnvFilter::try_new(&text) {
+        Ok(_) => Some(text),
+        Err(error) => node.refuse(
+            format!("`{text}` is not a log filter: {error}"),
+            "write levels, alone or for a module: `info,alknet::endpoint=debug`",
+        ),
+    }
+}

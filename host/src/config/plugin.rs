@@ -1,0 +1,294 @@
+//! A `[[plugin]]` stanza: which plugin, pinned how, with what authority.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use alknet_plugin_api::CapabilityKind;
+
+use super::document::{Node, Read, Table};
+use super::problem::{Place, Problem};
+use super::settings::Settings;
+use super::values::{Bytes, Digest, Signature, choice};
+use crate::plugins::Kind;
+
+/// One plugin of the node.
+#[derive(Clone, Debug, Default)]
+pub struct PluginStanza {
+    /// What the node calls it: lower-case letters, digits and `-`, unique.
+    pub name: String,
+    /// Its file.
+    pub artifact: PathBuf,
+    /// What it must be made of; `None` leaves it to the file's contents.
+    pub kind: Option<Kind>,
+    /// The digest that the file must have. `None` only on development nodes.
+    pub sha256: Option<Digest>,
+    /// The publisher's signature over the file.
+    pub signature: Option<Signature>,
+    /// Which of its ALPNs it serves, in the server's order of preference;
+    /// `None` for all of them in the plugin's own order.
+    pub alpn: Option<Vec<String>>,
+    /// Its own configuration.
+    pub config: Settings,
+    /// Whose rights its own calls have; without one they have none.
+    pub authority: Option<Authority>,
+    /// The operations that its own calls may name, without a leading slash, or
+    /// `peer-id/operation` for one of a certain peer.
+    pub reach: Vec<String>,
+    /// The secrets it is lent, by the name that the plugin uses.
+    pub capabilities: BTreeMap<String, CapabilityGrant>,
+    /// Operations that the wire reaches although the plugin keeps them internal.
+    pub expose: Vec<String>,
+    /// Operations that the wire does not reach although the plugin offers them.
+    pub hide: Vec<String>,
+    /// What it may use.
+    pub limits: PluginLimits,
+    /// Whether the node refuses to start without it. A wrong digest, signature
+    /// or permission stops the start in any case.
+    pub required: bool,
+    /// Where it runs.
+    pub isolation: Isolation,
+    /// Whether it may make calls on behalf of its connections' peers.
+    pub gateway: bool,
+    place: Place,
+    places: BTreeMap<String, Place>,
+}
+
+/// Whose rights apply to the calls that a plugin makes itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authority {
+    /// The identity's id inside these calls.
+    pub label: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Actions allowed on each type of resource.
+    pub resources: BTreeMap<String, Vec<String>>,
+}
+
+/// A secret of the vault, lent to a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CapabilityGrant {
+    /// The vault entry's name.
+    pub entry: String,
+    /// What it may be used for.
+    pub kind: CapabilityKind,
+    /// Whether a component may see the bytes themselves.
+    pub reveal: bool,
+}
+
+/// What a plugin may use. The host's default applies where there is none; a
+/// native plugin's limits cannot be enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginLimits {
+    /// Bytes of memory, for each instance.
+    pub memory: Option<u64>,
+    /// How long it may compute without giving way.
+    pub cpu: Option<Duration>,
+    /// Instances at the same time.
+    pub instances: Option<u32>,
+}
+
+/// Where a plugin runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// In the daemon's own process.
+    #[default]
+    None,
+}
+
+impl PluginStanza {
+    /// Where the value of a key stands, or else the stanza itself.
+    pub fn place(&self, key: &str) -> &Place {
+        self.places.get(key).unwrap_or(&self.place)
+    }
+
+    /// Whether the stanza has a key, readable or not.
+    pub(super) fn has_key(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Where the plugin's own configuration has the value at a JSON Pointer, or
+    /// else what is nearest to it.
+    pub fn config_place(&self, pointer: &str) -> &Place {
+        self.config.place(pointer).unwrap_or_else(|| self.place("config"))
+    }
+
+    /// Something wrong with the value of a key.
+    pub fn problem(
+        &self,
+        key: &str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
+        self.place(key).problem(what, remedy)
+    }
+}
+
+impl Read for PluginStanza {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.table(|table| {
+            let stanza = Self {
+                name: plugin_name(table),
+                artifact: table.required("artifact", "name the plugin's file: `artifact = \"…\"`"),
+                kind: table.node("kind").as_ref().and_then(|node| {
+                    choice(node, &[("native", Kind::Native), ("component", Kind::Component)])
+                }),
+                sha256: table.get("sha256"),
+                signature: table.get("signature"),
+                alpn: table.node("alpn").as_ref().and_then(alpns),
+                config: table.or_default("config"),
+                authority: table.get("authority"),
+                reach: operations(table, "reach"),
+                capabilities: table.or_default("capabilities"),
+                expose: operations(table, "expose"),
+                hide: operations(table, "hide"),
+                limits: table.or_default("limits"),
+                required: table.or("required", true),
+                isolation: isolation(table),
+                gateway: table.or("gateway", false),
+                place: table.place(),
+                places: table.places(),
+            };
+            if let Some(both) = stanza.expose.iter().find(|name| stanza.hide.contains(name)) {
+                table.problem(stanza.problem(
+                    "hide",
+                    format!("`{both}` is both exposed and hidden"),
+                    "name it in `expose` or in `hide`",
+                ));
+            }
+            stanza
+        })
+    }
+}
+
+fn plugin_name(table: &Table<'_>) -> String {
+    let name: String = table.required("name", "give the plugin a name: `name = \"echo\"`");
+    let name_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    // A missing or unreadable name is empty, and already a problem.
+    let written_empty = name.is_empty() && table.has("name");
+    if written_empty || !name.chars().all(name_ok) {
+        table.problem(table.place_of("name").problem(
+            format!("`{name}` is not a plugin's name"),
+            "use lower-case letters, digits and `-`",
+        ));
+    }
+    name
+}
+
+fn alpns(node: &Node<'_>) -> Option<Vec<String>> {
+    let alpns = Vec::<String>::read(node)?;
+    if node.elements().is_some_and(|elements| elements.is_empty()) {
+        return node.refuse(
+            "the list of ALPNs is empty",
+            "remove the key to serve all of the plugin's ALPNs, or the stanza to serve none",
+        );
+    }
+    for (alpn, element) in alpns.iter().zip(node.elements()?) {
+        if alpn.is_empty() || alpn.len() > 255 || !alpn.bytes().all(|b| b.is_ascii_graphic()) {
+            element.refuse::<()>(
+                format!("`{alpn}` is not an ALPN"),
+                "write 1 to 255 printable ASCII characters, such as `alknet/echo` or `h3`",
+            );
+        }
+    }
+    Some(alpns)
+}
+
+/// Names of operations, in which a leading slash is allowed and dropped.
+fn operations(table: &Table<'_>, key: &'static str) -> Vec<String> {
+    let Some(node) = table.node(key) else { return Vec::new() };
+    let Some(elements) = node.elements() else {
+        return node.refuse_type("a list", "[\"/echo/say\"]").unwrap_or_default();
+    };
+    let name = |element: &Node<'_>| {
+        let text = String::read(element)?;
+        let name = text.strip_prefix('/').unwrap_or(&text);
+        let segment_ok = |segment: &str| {
+            let byte_ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+            !segment.is_empty() && segment.bytes().all(byte_ok)
+        };
+        if name.contains('/') && name.split('/').all(segment_ok) {
+            return Some(name.to_owned());
+        }
+        element.refuse(
+            format!("`{text}` is not an operation's name"),
+            "write its full name, such as `/echo/say`; there are no patterns",
+        )
+    };
+    elements.iter().filter_map(name).collect()
+}
+
+fn isolation(table: &Table<'_>) -> Isolation {
+    let Some(node) = table.node("isolation") else { return Isolation::None };
+    match choice(&node, &[("none", true), ("process", false)]) {
+        Some(false) => node
+            .refuse(
+                "a process of its own for a plugin is not built into this binary",
+                "write `isolation = \"none\"`, or build the plugin as a component to confine it",
+            )
+            .unwrap_or_default(),
+        _ => Isolation::None,
+    }
+}
+
+impl Read for Authority {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.table(|table| {
+            let authority = Self {
+                label: table.required("label", "name the authority: `label = \"notes-agent\"`"),
+                scopes: table.or_default("scopes"),
+                resources: table.or_default("resources"),
+            };
+            // Whoever may promote code could otherwise let code promote itself.
+            if authority.scopes.iter().any(|scope| scope == "promote") {
+                table.problem(table.place_of("scopes").problem(
+                    "no plugin's authority may hold the scope `promote`",
+                    "remove it; only a person's identity promotes operations",
+                ));
+            }
+            authority
+        })
+    }
+}
+
+impl Read for CapabilityGrant {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        const KINDS: [(&str, CapabilityKind); 6] = [
+            ("bearer", CapabilityKind::Bearer),
+            ("basic", CapabilityKind::Basic),
+            ("header", CapabilityKind::Header),
+            ("bytes", CapabilityKind::Bytes),
+            ("sign", CapabilityKind::Sign),
+            ("tls-identity", CapabilityKind::TlsIdentity),
+        ];
+        let grant = node.table(|table| {
+            let kind = match table.node("kind") {
+                Some(node) => choice(&node, &KINDS),
+                None => {
+                    table.problem(table.place().problem(
+                        "`kind` is missing",
+                        "say what the capability is used for, as in `kind = \"bearer\"`",
+                    ));
+                    None
+                }
+            };
+            Some(Self {
+                entry: table.required("entry", "name the vault entry: `entry = \"…\"`"),
+                reveal: table.or("reveal", false),
+                kind: kind?,
+            })
+        });
+        grant.flatten()
+    }
+}
+
+impl Read for PluginLimits {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.table(|table| Self {
+            memory: table.get::<Bytes>("memory").map(|bytes| bytes.0),
+            cpu: table.get("cpu"),
+            instances: table.get("instances"),
+        })
+    }
+}

@@ -1,0 +1,372 @@
+//! How plain values are read: strings, numbers, durations, sizes, keys.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use toml::de::DeValue;
+
+use super::document::{Node, Read};
+
+/// An artifact's SHA-256 digest, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+/// An Ed25519 public key, written as `ed25519:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// An Ed25519 signature, written as 128 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub [u8; 64]);
+
+/// A number of bytes, written as an integer or with `KiB`, `MiB` or `GiB`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ed25519:{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl Default for Signature {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
+/// One of a few words, each with what it stands for.
+pub(crate) fn choice<T: Copy>(node: &Node<'_>, choices: &[(&str, T)]) -> Option<T> {
+    let text = String::read(node)?;
+    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
+    node.refuse(format!("`{text}` is not a choice here"), format!("write {}", words.join(" or ")))
+}
+
+/// Lower-case hexadecimal digits of exactly `N` bytes.
+pub(crate) fn lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Whether a text looks like one of the node's own API tokens, which must not
+/// stand in a file.
+pub(crate) fn is_token(text: &str) -> bool {
+    text.starts_with("alk_") && text.len() > 20
+}
+
+impl Read for String {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let DeValue::String(text) = node.value() else {
+            return node.refuse_type("a string", "\"…\"");
+        };
+        if is_token(text) {
+            return node.refuse_secret(
+                "an API token stands in this file",
+                "revoke the token, which counts as known to others, and write only hashes of tokens",
+            );
+        }
+        if text.chars().any(char::is_control) {
+            return node.refuse("the string holds a control character", "remove it");
+        }
+        Some(text.to_string())
+    }
+}
+
+impl Read for bool {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value() {
+            DeValue::Boolean(value) => Some(*value),
+            _ => node.refuse_type("a boolean", "true"),
+        }
+    }
+}
+
+impl Read for u64 {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let DeValue::Integer(integer) = node.value() else {
+            return node.refuse_type("an integer", "100");
+        };
+        let digits = integer.as_str().replace('_', "");
+        match Self::from_str_radix(&digits, integer.radix()) {
+            Ok(value) => Some(value),
+            Err(_) => node.refuse(
+                format!("{integer} is out of range"),
+                format!("write a number from 0 to {}", i64::MAX),
+            ),
+        }
+    }
+}
+
+impl Read for u32 {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let value = u64::read(node)?;
+        Self::try_from(value).ok().or_else(|| {
+            node.refuse(
+                format!("{value} is out of range"),
+                format!("write a number from 0 to {}", Self::MAX),
+            )
+        })
+    }
+}
+
+impl Read for Duration {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        const REMEDY: &str = "write a whole number and a unit: `200ms`, `5s`, `10m`, `1h`";
+        let DeValue::String(text) = node.value() else {
+            return node.refuse_type("a duration", "\"5s\"");
+        };
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let milliseconds = match unit.trim() {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return node.refuse(format!("`{text}` is not a duration"), REMEDY),
+        };
+        match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
+            Some(total) => Some(Self::from_millis(total)),
+            None => node.refuse(format!("`{text}` is not a duration"), REMEDY),
+        }
+    }
+}
+
+impl Read for Bytes {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        const REMEDY: &str = "write bytes as an integer, or a whole number and a unit: `64 MiB`";
+        let text = match node.value() {
+            DeValue::Integer(_) => return u64::read(node).map(Self),
+            DeValue::String(text) => text,
+            _ => return node.refuse_type("a size", "\"64 MiB\""),
+        };
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim() {
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return node.refuse(format!("`{text}` is not a size"), REMEDY),
+        };
+        match number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)) {
+            Some(total) => Some(Self(total)),
+            None => node.refuse(format!("`{text}` is not a size"), REMEDY),
+        }
+    }
+}
+
+impl Read for SocketAddr {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = String::read(node)?;
+        text.parse().ok().or_else(|| {
+            node.refuse(
+                format!("`{text}` is not an address with a port"),
+                "write an IP address and a port: `0.0.0.0:4433`, `[::]:4433`",
+            )
+        })
+    }
+}
+
+impl Read for PathBuf {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = String::read(node)?;
+        if text.is_empty() {
+            return node.refuse("the path is empty", "name a file, relative to this file's folder");
+        }
+        // Relative to the file that names it, wherever the daemon was started.
+        let base = node.place().file().parent().map(Self::from).unwrap_or_default();
+        Some(base.join(text))
+    }
+}
+
+impl Read for Digest {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = String::read(node)?;
+        lower_hex(&text).map(Self).or_else(|| {
+            node.refuse(
+                "a SHA-256 digest is 64 lower-case hexadecimal digits",
+                "copy what `sha256sum FILE` prints",
+            )
+        })
+    }
+}
+
+impl Read for PublicKey {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = String::read(node)?;
+        text.strip_prefix("ed25519:").and_then(lower_hex).map(Self).or_else(|| {
+            node.refuse(
+                format!("`{text}` is not a public key"),
+                "write `ed25519:` and the key's 64 lower-case hexadecimal digits",
+            )
+        })
+    }
+}
+
+impl Read for Signature {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = String::read(node)?;
+        lower_hex(&text).map(Self).or_else(|| {
+            node.refuse(
+                "a signature is 128 lower-case hexadecimal digits",
+                "copy the Ed25519 signature that the plugin's publisher gives with the file",
+            )
+        })
+    }
+}
+
+/// A date with an offset, such as `2027-01-01T00:00:00Z`; fractions of a second
+/// are cut off. Dates before 1970 count as 1970.
+impl Read for SystemTime {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let DeValue::Datetime(datetime) = node.value() else {
+            return node.refuse_type("a date, without quotes", "2027-01-01T00:00:00Z");
+        };
+        let (Some(date), Some(time), Some(offset)) =
+            (datetime.date, datetime.time, datetime.offset)
+        else {
+            return node.refuse(
+                "the date lacks its time or its offset from UTC",
+                "write both: `2027-01-01T00:00:00Z`",
+            );
+        };
+        let offset_minutes = match offset {
+            toml::value::Offset::Z => 0,
+            toml::value::Offset::Custom { minutes } => i64::from(minutes),
+        };
+        let seconds = days_from_epoch(date.year.into(), date.month.into(), date.day.into())
+            * 86_400
+            + i64::from(time.hour) * 3_600
+            + i64::from(time.minute) * 60
+            + i64::from(time.second.unwrap_or(0))
+            - offset_minutes * 60;
+        let seconds = u64::try_from(seconds).unwrap_or(0);
+        Some(Self::UNIX_EPOCH + Duration::from_secs(seconds))
+    }
+}
+
+/// Days from 1970-01-01 in the Gregorian calendar, counted in years that begin
+/// in March so that the leap day is the last of its year.
+fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
+        - 719_468
+}
+
+impl<T: Read> Read for Vec<T> {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.elements() {
+            Some(elements) => Some(elements.iter().filter_map(T::read).collect()),
+            None => node.refuse_type("a list", "[…]"),
+        }
+    }
+}
+
+impl<T: Read> Read for BTreeMap<String, T> {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let Some(entries) = node.entries() else {
+            return node.refuse_type("a table", "{ name = … }");
+        };
+        let read = |(key, node): &(&str, Node<'_>)| Some(((*key).to_owned(), T::read(node)?));
+        Some(entries.iter().filter_map(read).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::read_document;
+    use super::*;
+
+    fn read<T: Read + Default>(value: &str) -> Result<T, String> {
+        let text = format!("key = {value}");
+        read_document("f".as_ref(), &text, |table| table.required::<T>("key", ""))
+            .map_err(|problems| problems.iter().map(|p| p.what.clone()).collect())
+    }
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        assert_eq!(read("\"200ms\""), Ok(Duration::from_millis(200)));
+        assert_eq!(read("\"2 h\""), Ok(Duration::from_secs(7_200)));
+        for wrong in ["5", "\"5\"", "\"s\"", "\"-5s\"", "\"5 weeks\"", "\"99999999999999999999s\""]
+        {
+            assert!(read::<Duration>(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(read("\"64 MiB\""), Ok(Bytes(64 << 20)));
+        assert_eq!(read("0x10"), Ok(Bytes(16)));
+        assert!(read::<Bytes>("\"64 MB\"").is_err());
+        assert!(read::<Bytes>("-1").is_err());
+    }
+
+    #[test]
+    fn dates_become_seconds() {
+        let read = |text| {
+            let text = format!("key = {text}");
+            read_document("f".as_ref(), &text, |table| table.get::<SystemTime>("key"))
+                .ok()
+                .flatten()
+                .map(|time| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+        };
+        assert_eq!(read("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(read("2000-02-29T12:00:00Z"), Some(951_825_600));
+        assert_eq!(read("2027-01-01T02:00:00+02:00"), Some(1_798_761_600));
+        assert_eq!(read("1901-01-01T00:00:00Z"), Some(0));
+        assert_eq!(read("2027-01-01"), None);
+        assert_eq!(read("2027-01-01T00:00:00"), None);
+        assert_eq!(read("\"2027-01-01T00:00:00Z\""), None);
+    }
+
+    #[test]
+    fn keys_and_digests_have_one_spelling() {
+        let digits = "0a".repeat(32);
+        assert_eq!(read(&format!("\"{digits}\"")), Ok(Digest([10; 32])));
+        assert_eq!(read(&format!("\"ed25519:{digits}\"")), Ok(PublicKey([10; 32])));
+        assert!(read::<Digest>(&format!("\"{}\"", digits.to_uppercase())).is_err());
+        assert!(read::<Digest>("\"0a\"").is_err());
+        assert!(read::<PublicKey>(&format!("\"{digits}\"")).is_err());
+        assert!(read::<Signature>(&format!("\"{digits}\"")).is_err());
+    }
+
+    #[test]
+    fn a_token_is_refused_without_being_shown() {
+        let text = "key = \"alk_0123456789012345678901234567890123456789\"";
+        let result = read_document("f".as_ref(), text, |table| table.get::<String>("key"));
+        let shown = result.unwrap_err().to_string();
+        assert!(shown.contains("an API token"), "{shown}");
+        assert!(!shown.contains("0123456789"), "{shown}");
+    }
+}

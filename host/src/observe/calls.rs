@@ -1,0 +1,129 @@
+//! Metrics and the audit trail of calls.
+
+use std::collections::HashMap;
+
+use metrics::{Counter, Gauge, Histogram};
+use parking_lot::RwLock;
+
+use crate::registry::{
+    AccessDecided, CallEnded, CallRefused, CallStarted, Recorder,
+};
+
+/// Counts calls for each operation, and writes access decisions to the log
+/// (target `audit`) where the deployment asks for it.
+pub struct CallRecorder {
+    // Looked up for every call: names are registered once, not rendered again.
+    operations: RwLock<HashMap<String, Handles>>,
+    refused: RwLock<HashMap<String, Counter>>,
+    audit: bool,
+}
+
+#[derive(Clone)]
+struct Handles {
+    succeeded: Counter,
+    in_flight: Gauge,
+    seconds: Histogram,
+}
+
+impl CallRecorder {
+    /// A recorder that has heard of nothing; `audit` turns the audit trail on.
+    pub fn new(audit: bool) -> Self {
+        Self { operations: RwLock::default(), refused: RwLock::default(), audit }
+    }
+
+    fn with<R>(&self, operation: &str, plugin: &str, use_it: impl FnOnce(&Handles) -> R) -> R {
+        if let Some(handles) = self.operations.read().get(operation) {
+            return use_it(handles);
+        }
+        let labels =
+            [("operation", operation.to_owned()), ("plugin", plugin.to_owned())];
+        let handles = Handles {
+            succeeded: metrics::counter!("alknet_calls_total", &labels),
+            in_flight: metrics::gauge!("alknet_calls_in_flight", &labels),
+            seconds: metrics::histogram!("alknet_call_seconds", &labels),
+        };
+        let mut operations = self.operations.write();
+        use_it(operations.entry(operation.to_owned()).or_insert(handles))
+    }
+}
+
+impl Recorder for CallRecorder {
+    fn call_started(&self, call: &CallStarted<'_>) {
+        self.with(call.operation, call.plugin, |handles| handles.in_flight.increment(1.0));
+    }
+
+    fn call_ended(&self, call: &CallEnded<'_>) {
+        self.with(call.operation, call.plugin, |handles| {
+            handles.in_flight.decrement(1.0);
+            handles.seconds.record(call.duration.as_secs_f64());
+            if call.code.is_none() {
+                handles.succeeded.increment(1);
+            }
+        });
+        if let Some(code) = call.code {
+            metrics::counter!(
+                "alknet_call_errors_total",
+                "operation" => call.operation.to_owned(),
+                "plugin" => call.plugin.to_owned(),
+                "code" => code.to_owned()
+            )
+            .increment(1);
+        }
+        tracing::debug!(
+            operation = call.operation,
+            plugin = call.plugin,
+            caller = call.caller,
+            origin = call.origin,
+            internal = call.internal,
+            outcome = call.code.unwrap_or("ok"),
+            micros = call.duration.as_micros() as u64,
+            "call ended"
+        );
+    }
+
+    fn call_refused(&self, call: &CallRefused<'_>) {
+        // The operation's name is the caller's invention: no label for it.
+        let known = self.refused.read().get(call.code).cloned();
+        let counter = known.unwrap_or_else(|| {
+            let code = call.code.to_owned();
+            let counter = metrics::counter!("alknet_calls_refused_total", "code" => code.clone());
+            self.refused.write().entry(code).or_insert(counter).clone()
+        });
+        counter.increment(1);
+        tracing::debug!(
+            operation = call.operation,
+            caller = call.caller,
+            code = call.code,
+            internal = call.internal,
+            "call refused"
+        );
+    }
+
+    fn access_decided(&self, decision: &AccessDecided<'_>) {
+        if !self.audit {
+            return;
+        }
+        let (allowed, rule) = match decision.decision {
+            Ok(rule) => (true, rule.to_string()),
+            Err(rule) => (false, rule.to_string()),
+        };
+        let claimed: Vec<_> = decision.forwarded_for.iter().map(|one| one.id.as_str()).collect();
+        tracing::info!(
+            target: "audit",
+            request_id = decision.request_id,
+            operation = decision.operation,
+            subject = decision.subject.map(|subject| subject.id.as_str()),
+            origin = decision.origin.map(|origin| origin.id.as_str()),
+            ?claimed,
+            internal = decision.internal,
+            allowed,
+            rule,
+            "access decided"
+        );
+    }
+
+    fn authentication_failed(&self, connection: u64) {
+        metrics::counter!("alknet_authentication_failures_total").increment(1);
+        tracing::info!(connection, "a token did not resolve");
+    }
+}

@@ -1,1 +1,0 @@
-//! make bench: ratios within one interleaved run.

@@ -1,0 +1,77 @@
+//! `make bench`: alknet against what a user would pick instead, as ratios within
+//! one interleaved run.
+//!
+//! Every contender is a server and a client in processes of their own. Rounds
+//! take turns between contenders, so that a slow minute of the machine hits all
+//! of them; the table shows medians, and ratios of medians.
+
+mod certificate;
+mod grpc;
+mod load;
+mod raw;
+mod table;
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::load::{Load, Shape};
+
+#[derive(Parser)]
+#[command(about = "Compares alknet with gRPC and raw QUIC, and prints the ratios")]
+struct Options {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// Rounds of each contender.
+    #[arg(long, default_value_t = 5, global = true)]
+    rounds: usize,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Serves one contender; prints its address and runs until it is killed.
+    Serve {
+        contender: Contender,
+        #[arg(long, value_enum, default_value_t = Shape::Multi)]
+        shape: Shape,
+    },
+    /// Loads one contender and prints calls per second.
+    Load {
+        contender: Contender,
+        address: SocketAddr,
+        #[command(flatten)]
+        load: Load,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Contender {
+    /// tonic: gRPC over TLS.
+    Grpc,
+    /// quinn, echoing the same bytes.
+    Raw,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    match options.role {
+        None => table::run(options.rounds),
+        Some(Role::Serve { contender, shape }) => shape.runtime()?.block_on(async {
+            match contender {
+                Contender::Grpc => grpc::serve().await,
+                Contender::Raw => raw::serve().await,
+            }
+        }),
+        Some(Role::Load { contender, address, load }) => {
+            let rate = load.shape.runtime()?.block_on(async {
+                match contender {
+                    Contender::Grpc => grpc::load(address, &load).await,
+                    Contender::Raw => raw::load(address, &load).await,
+                }
+            })?;
+            println!("{rate:.0}");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The operations: answers, errors, subscriptions and trouble.
+
+use std::time::Duration;
+
+use alknet_plugin_api::prelude::*;
+use alknet_plugin_api::{CapabilityKind, CapabilityRequest};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::trouble::{Bomb, Waiting, allocate, spin};
+
+/// The one error that the operations declare.
+const FAILED: &str = "CONFORMANCE_FAILED";
+
+pub(crate) fn declare(manifest: Manifest) -> Manifest {
+    let query = |name: &str, description: &str| {
+        OperationSpec::query(format!("conformance/{name}")).description(description)
+    };
+    let subscription = |name: &str, description: &str| {
+        OperationSpec::subscription(format!("conformance/{name}")).description(description)
+    };
+    manifest
+        .capability(CapabilityRequest {
+            name: "secret".into(),
+            kind: CapabilityKind::Bytes,
+            description: "Shown in part, to see that it was lent".into(),
+            optional: true,
+        })
+        .operation(query("echo", "Answers with its input"))
+        .operation(query("greeting", "Answers with the configured greeting"))
+        .operation(
+            query("fail", "Fails with the code it is given")
+                .error(FAILED, "When asked for; no other code is declared"),
+        )
+        .operation(query("context", "Answers with what it knows of the call"))
+        .operation(query("capability", "Answers with a capability's kind and size"))
+        .operation(query("compose", "Calls the operation it is given"))
+        .operation(query("relay", "Collects the items of the subscription it is given"))
+        .operation(query("sleep", "Answers after so many milliseconds"))
+        .operation(query("wait", "Never answers; logs when it is dropped"))
+        .operation(query("panic", "Panics"))
+        .operation(query("panic_in_drop", "Answers, and panics when its future is dropped"))
+        .operation(query("spin", "Holds its thread, for so many milliseconds or for ever"))
+        .operation(query("allocate", "Takes so many bytes of memory"))
+        .operation(
+            subscription("count", "Counts to a number, then ends or fails")
+                .error(FAILED, "When asked for"),
+        )
+        .operation(subscription("forever", "Counts for ever; logs when it is dropped"))
+        .operation(subscription("panic_after", "Panics after so many items"))
+}
+
+#[derive(Deserialize)]
+struct Compose {
+    name: String,
+    #[serde(default)]
+    input: Value,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    to: u64,
+    #[serde(default)]
+    fail: Option<String>,
+}
+
+pub(crate) fn attach(host: Host, greeting: String, on: &mut Registrar) {
+    on.operation_json("conformance/echo", |_, input| async move { Ok(input) });
+    on.operation("conformance/greeting", move |_, _: Value| {
+        let greeting = greeting.clone();
+        async move { Ok(greeting) }
+    });
+    on.operation("conformance/fail", |_, code: String| async move { Err::<(), _>(failure(code)) });
+    on.operation("conformance/context", |context, _: Value| async move {
+        let info = context.info();
+        Ok(json!({
+            "request_id": info.request_id,
+            "operation": info.operation,
+            "identity": info.identity,
+            "forwarded_for": info.forwarded_for,
+            "internal": context.is_internal(),
+            "cancelled": context.is_cancelled(),
+            "remaining_ms": context.remaining().map(|left| left.as_millis() as u64),
+        }))
+    });
+    on.operation("conformance/capability", |context, name: String| async move {
+        Ok(context.capability(&name).map(|capability| {
+            json!({
+                "kind": capability.kind(),
+                "bytes": capability.reveal().map(|secret| secret.len()),
+            })
+        }))
+    });
+    on.operation_json("conformance/compose", |context, input| async move {
+        let inner: Compose =
+            input.to().map_err(|error| CallError::invalid_input(error.to_string()))?;
+        context.invoke(&inner.name, inner.input).await
+    });
+    on.operation("conformance/relay", |context, inner: Compose| async move {
+        let mut items = context.subscribe(&inner.name, inner.input);
+        let mut collected = Vec::new();
+        while let Some(item) = items.next().await {
+            collected.push(item?);
+        }
+        Ok(collected)
+    });
+    trouble(&host, on);
+    subscriptions(on);
+}
+
+fn trouble(host: &Host, on: &mut Registrar) {
+    let clock = host.clone();
+    on.operation("conformance/sleep", move |_, ms: u64| {
+        let host = clock.clone();
+        async move {
+            host.sleep(Duration::from_millis(ms)).await;
+            Ok("slept")
+        }
+    });
+    on.operation("conformance/wait", |_, mark: String| async move {
+        let _waiting = Waiting::begin(mark);
+        std::future::pending::<()>().await;
+        Ok(())
+    });
+    on.operation("conformance/panic", |_, _: Value| async move {
+        if true {
+            panic!("panicked in an operation, as asked");
+        }
+        Ok(())
+    });
+    on.operation("conformance/panic_in_drop", |_, _: Value| {
+        let bomb = Bomb;
+        // The answer is on its way before the bomb, the future's own, goes off.
+        let mut answered = false;
+        std::future::poll_fn(move |_| {
+            let _held = &bomb;
+            assert!(!std::mem::replace(&mut answered, true), "polled after its answer");
+            std::task::Poll::Ready(Ok("answered"))
+        })
+    });
+    let clock = host.clone();
+    on.operation("conformance/spin", move |_, ms: Option<u64>| {
+        let host = clock.clone();
+        async move {
+            spin(&host, ms.map(Duration::from_millis));
+            Ok("spun")
+        }
+    });
+    on.operation("conformance/allocate", |_, bytes: u64| async move { Ok(allocate(bytes)) });
+}
+
+fn subscriptions(on: &mut Registrar) {
+    on.subscription("conformance/count", |_, count: Count, mut items| async move {
+        for n in 0..count.to {
+            items.send(&n).await?;
+        }
+        count.fail.map_or(Ok(()), |code| Err(failure(code)))
+    });
+    on.subscription("conformance/forever", |_, mark: String, mut items| async move {
+        let _waiting = Waiting::begin(mark);
+        for n in 0u64.. {
+            items.send(&n).await?;
+        }
+        Ok(())
+    });
+    on.subscription("conformance/panic_after", |_, count: u64, mut items| async move {
+        for n in 0..count {
+            items.send(&n).await?;
+        }
+        if true {
+            panic!("panicked in a subscription, as asked");
+        }
+        Ok(())
+    });
+}
+
+fn failure(code: String) -> CallError {
+    CallError::new(code, "failed, as asked").with_details(json!({ "asked": true }))
+}

@@ -1,0 +1,128 @@
+//! What hosts the conformance plugin: a program it is linked into, a native
+//! loader, a component runtime, a daemon behind QUIC.
+
+use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
+use alknet_plugin_api::{CallStream, CapabilityKind, Connection, Identity, Json};
+use alknet_plugin_conformance::{ALPN, Conformance};
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use alknet_plugin_api::CallError;
+
+/// The token that a substrate's host resolves, and to whom.
+pub const TOKEN: &str = "alk_conformance";
+/// The name that [`TOKEN`] resolves to.
+pub const NAME: &str = "ada";
+/// What the plugin is configured to greet with.
+pub const GREETING: &str = "good morning";
+/// The capability lent as `secret`.
+pub const SECRET: &[u8] = b"eleven byte";
+
+/// A host with the conformance plugin in it.
+///
+/// The plugin is configured with [`GREETING`], lent [`SECRET`] as `secret`, and
+/// has `host/add` and `host/count` in reach ([`host`] has all that).
+pub trait Substrate: Send + Sync {
+    /// A new connection to the plugin's handler.
+    fn connect(&self) -> BoxFuture<'_, Connection>;
+
+    /// Calls one of the plugin's queries as [`NAME`], with a time limit where the
+    /// test sets one.
+    fn call<'a>(
+        &'a self,
+        name: &'a str,
+        input: Value,
+        timeout: Option<std::time::Duration>,
+    ) -> BoxFuture<'a, Result<Json, CallError>>;
+
+    /// Subscribes to one of the plugin's subscriptions.
+    fn subscribe(&self, name: &str, input: Value) -> CallStream;
+
+    /// Resolves once the host's log has a line with this text, from the plugin.
+    fn logged<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()>;
+
+    /// The plugin's counter of this name, over all its labels.
+    fn counter(&self, name: &str) -> BoxFuture<'_, u64>;
+
+    /// Whether the host can stop a plugin that neither awaits nor stays within its
+    /// memory. One that shares its process with the plugin cannot.
+    fn confines(&self) -> bool;
+}
+
+/// The host's side of a substrate that runs in the test's own process.
+pub fn host() -> TestHost {
+    TestHost::new()
+        .token(TOKEN, Identity { id: NAME.into(), ..Identity::default() })
+        .secret("secret", CapabilityKind::Bytes, SECRET)
+        .operation("host/add", |_, (a, b): (u64, u64)| async move { Ok(a + b) })
+        .subscription("host/count", |_, to: u64, mut items| async move {
+            for n in 0..to {
+                items.send(&n).await?;
+            }
+            Ok(())
+        })
+}
+
+/// The plugin's configuration.
+pub fn config() -> Json {
+    json!({ "greeting": GREETING }).into()
+}
+
+/// A plugin driven in memory, however its code came into the process.
+pub struct InMemory {
+    plugin: TestPlugin,
+    confines: bool,
+}
+
+impl InMemory {
+    /// The plugin's code linked into the test.
+    pub fn linked() -> Self {
+        Self::of(TestPlugin::build::<Conformance>(host(), config()).unwrap(), false)
+    }
+
+    /// A plugin that a loader has built on [`host`].
+    pub fn of(plugin: TestPlugin, confines: bool) -> Self {
+        Self { plugin, confines }
+    }
+}
+
+impl Substrate for InMemory {
+    fn connect(&self) -> BoxFuture<'_, Connection> {
+        Box::pin(async move {
+            let pair = Pair::new(ALPN).client_key([7; 32]);
+            let identity = Identity { id: NAME.into(), ..Identity::default() };
+            self.plugin.connect_over(pair, Some(identity)).0
+        })
+    }
+
+    fn call<'a>(
+        &'a self,
+        name: &'a str,
+        input: Value,
+        timeout: Option<std::time::Duration>,
+    ) -> BoxFuture<'a, Result<Json, CallError>> {
+        let mut context = self.plugin.context(name);
+        context = context.identity(Identity { id: NAME.into(), ..Identity::default() });
+        if let Some(timeout) = timeout {
+            context = context.timeout(timeout);
+        }
+        Box::pin(self.plugin.call_with(context, input))
+    }
+
+    fn subscribe(&self, name: &str, input: Value) -> CallStream {
+        self.plugin.subscribe(name, input)
+    }
+
+    fn logged<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move { drop(self.plugin.host().logged(text).await) })
+    }
+
+    fn counter(&self, name: &str) -> BoxFuture<'_, u64> {
+        let count = self.plugin.host().counter(name);
+        Box::pin(async move { count })
+    }
+
+    fn confines(&self) -> bool {
+        self.confines
+    }
+}
