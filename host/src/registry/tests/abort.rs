@@ -102,9 +102,12 @@ async fn c48_an_abort_reaches_depth_3_and_subscriptions_and_not_siblings() {
     let [top, middle, leaf, sibling] = &dropped;
     let stream_dropped = Arc::new(AtomicUsize::new(0));
     let in_stream = stream_dropped.clone();
+    let stream_started = Arc::new(Notify::new());
+    let tell = stream_started.clone();
     let mut all = plugin("s", vec![OperationSpec::subscription("s/tick")], move |on| {
         on.subscription("s/tick", move |_, _: Value, mut sink| {
             let flag = DropFlag(in_stream.clone());
+            tell.notify_one();
             async move {
                 let _flag = flag;
                 sink.send(&1).await?;
@@ -131,12 +134,14 @@ async fn c48_an_abort_reaches_depth_3_and_subscriptions_and_not_siblings() {
     let mut other = peer.start("/a/sibling", json!({}));
     start(&mut call).await;
     start(&mut other).await;
+    // A call this deep has a task of its own.
+    stream_started.notified().await;
     peer.gateway.abort(&id, DEPENDENTS);
     assert_eq!(answer(call).await.unwrap_err().code, "ABORTED");
     for gone in [top, middle, leaf] {
         assert_eq!(gone.load(Ordering::SeqCst), 1);
     }
-    // A call this deep has a task of its own, which has to be woken.
+    // That task has to be woken before it drops its handler.
     while stream_dropped.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
