@@ -178,7 +178,7 @@ fn tokens_are_random_and_print_without_themselves() {
 }
 
 #[test]
-fn a_decision_under_way_keeps_its_snapshot() {
+fn k47_a_reload_is_seen_by_the_next_decision_alone() {
     use crate::auth::{IdentityProvider, PolicyStore};
     let first = Policy::new(vec![peer("dora", &[1])], vec![]).unwrap();
     let store = PolicyStore::new(first, Arc::new(|| NOW));

@@ -34,6 +34,8 @@ pub(crate) struct RootRequest {
     pub(crate) caller: Option<Arc<Identity>>,
     pub(crate) forwarded_for: Vec<Identity>,
     pub(crate) timeout: Option<Duration>,
+    /// When it came, on the registry's clock.
+    pub(crate) at: Duration,
 }
 
 /// What a composing handler asks for.
@@ -49,14 +51,11 @@ pub(crate) struct ChildRequest {
 impl Registry {
     /// Starts a call from the wire: everything up to its handler. The caller
     /// has been counted and resolved before.
-    pub(crate) fn start_root(
-        self: &Arc<Self>,
-        request: RootRequest,
-    ) -> Result<(Arc<Call>, Running), CallError> {
+    pub(crate) fn start_root(self: &Arc<Self>, request: RootRequest) -> Result<Running, CallError> {
         let name = bare_name(&request.operation);
-        let started = self.clock.now();
+        let started = request.at;
         let caller = request.caller.clone();
-        let checked = self.check_root(name, &request, started);
+        let checked = self.check_root(name, &request);
         let (entry, limits) = match checked {
             Ok(checked) => checked,
             Err(error) => {
@@ -90,20 +89,18 @@ impl Registry {
             plugin_env: None,
             entry: Some(entry),
         });
-        let running = Running::new(call.clone(), request.input, validate);
-        Ok((call, running))
+        Ok(Running::new(call, request.input, validate))
     }
 
     fn check_root(
         &self,
         name: &str,
         request: &RootRequest,
-        now: Duration,
     ) -> Result<(Arc<Entry>, Arc<Limits>), CallError> {
         let limits = self.limits.load_full();
         let caller = request.caller.as_deref();
         if let (Some(rate), Some(caller)) = (limits.rate, caller) {
-            self.rates.take(&caller.id, rate, now).map_err(|wait| {
+            self.rates.take(&caller.id, rate, request.at).map_err(|wait| {
                 CallError::new(code::RESOURCE_EXHAUSTED, "too many calls; slow down")
                     .with_details(serde_json::json!({ "retry_after": wait.as_secs_f64().ceil() }))
             })?;

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use alknet_plugin_api::{
     AbortPolicy, CallError, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Identity, code,
@@ -38,59 +39,48 @@ pub struct CallerScope {
 impl Registry {
     /// A gateway for one connection. Its in-flight limit is the connection's:
     /// make one for each. Dropping it aborts every call made through it.
+    ///
+    /// A call that is aborted through the gateway yields `ABORTED`, if it is
+    /// polled once more. Checking its input takes place in its own first poll,
+    /// so that [`Gateway::dispatch`] never keeps a reader waiting.
     pub fn gateway(self: &Arc<Self>, scope: CallerScope) -> Arc<dyn Gateway> {
-        let calls = Arc::default();
-        Arc::new(ConnectionGateway { registry: self.clone(), scope, calls })
+        let peer = Peer { registry: self.clone(), scope, calls: Mutex::default() };
+        Arc::new(ConnectionGateway(Arc::new(peer)))
     }
 }
 
-struct ConnectionGateway {
+struct ConnectionGateway(Arc<Peer>);
+
+/// A connection's peer, and its calls in flight by their ids.
+struct Peer {
     registry: Arc<Registry>,
     scope: CallerScope,
-    calls: Arc<InFlight>,
+    calls: Mutex<HashMap<String, InFlight>>,
 }
 
-/// The connection's calls in flight.
-#[derive(Default)]
-struct InFlight(Mutex<HashMap<String, Weak<Node>>>);
+enum InFlight {
+    /// Not polled yet.
+    Waiting,
+    /// Aborted before it was polled.
+    Aborted,
+    Running(Weak<Node>),
+}
 
-/// One call's place among them, given back when dropped.
+/// One call's place among those in flight, given back when dropped.
 struct Place {
-    calls: Arc<InFlight>,
+    peer: Arc<Peer>,
     request_id: String,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.calls.0.lock().remove(&self.request_id);
+        self.peer.calls.lock().remove(&self.request_id);
     }
 }
 
-impl ConnectionGateway {
-    /// Whose call this is. A token replaces the connection's identity; one that
-    /// does not resolve is an error, never a fallback.
-    fn caller(&self, token: Option<&str>) -> Result<Option<Arc<Identity>>, CallError> {
-        let provider = &self.scope.provider;
-        match token {
-            Some(token) => match provider.resolve_from_token(token.as_bytes()) {
-                Some(identity) => Ok(Some(identity)),
-                None => {
-                    if let Some(recorder) = &self.registry.recorder {
-                        recorder.authentication_failed(self.scope.connection);
-                    }
-                    Err(CallError::forbidden("invalid token"))
-                }
-            },
-            None => Ok(self
-                .scope
-                .fingerprint
-                .as_deref()
-                .and_then(|fingerprint| provider.resolve_from_fingerprint(fingerprint))),
-        }
-    }
-
+impl Peer {
     /// Takes a place among the calls in flight.
-    fn enter(&self, request: &GatewayRequest) -> Result<Place, CallError> {
+    fn enter(self: &Arc<Self>, request: &GatewayRequest) -> Result<Place, CallError> {
         let id = &request.request_id;
         if id.is_empty() || id.len() > MAX_REQUEST_ID {
             return Err(CallError::invalid_input("a request's id has 1 to 128 bytes"));
@@ -99,7 +89,7 @@ impl ConnectionGateway {
             return Err(CallError::invalid_input("forwarded_for lists at most 8 identities"));
         }
         let limit = self.registry.limits.load().in_flight;
-        let mut calls = self.calls.0.lock();
+        let mut calls = self.calls.lock();
         let in_flight = calls.len();
         match calls.entry(id.clone()) {
             Slot::Occupied(_) => Err(CallError::invalid_input("a call with this id is in flight")),
@@ -108,42 +98,88 @@ impl ConnectionGateway {
                 format!("the connection has {limit} calls in flight"),
             )),
             Slot::Vacant(slot) => {
-                slot.insert(Weak::new());
-                Ok(Place { calls: self.calls.clone(), request_id: id.clone() })
+                slot.insert(InFlight::Waiting);
+                Ok(Place { peer: self.clone(), request_id: id.clone() })
             }
         }
     }
 
-    fn start(&self, request: GatewayRequest) -> Result<(Place, Running), CallError> {
-        let place = self.enter(&request)?;
-        let caller = self.caller(request.auth_token.as_deref()).inspect_err(|error| {
-            self.registry.refused(bare_name(&request.operation), error, false, None);
-        })?;
-        let (call, running) = self.registry.start_root(RootRequest {
+    /// Whose call this is. A token replaces the connection's identity; one that
+    /// does not resolve is an error, never a fallback.
+    fn caller(&self, token: Option<&str>) -> Result<Option<Arc<Identity>>, CallError> {
+        let provider = &self.scope.provider;
+        let Some(token) = token else {
+            let fingerprint = self.scope.fingerprint.as_deref();
+            return Ok(
+                fingerprint.and_then(|fingerprint| provider.resolve_from_fingerprint(fingerprint))
+            );
+        };
+        let identity = provider.resolve_from_token(token.as_bytes());
+        if identity.is_none()
+            && let Some(recorder) = &self.registry.recorder
+        {
+            recorder.authentication_failed(self.scope.connection);
+        }
+        identity.map(Some).ok_or_else(|| CallError::forbidden("invalid token"))
+    }
+
+    fn refuse(&self, operation: &str, error: &CallError) {
+        self.registry.refused(bare_name(operation), error, false, None);
+    }
+
+    /// Everything up to the handler.
+    fn start(&self, request: GatewayRequest, at: Duration) -> Result<Running, CallError> {
+        let id = request.request_id.clone();
+        if let Some(InFlight::Aborted) = self.calls.lock().get(&id) {
+            return Err(CallError::aborted("the call was aborted"));
+        }
+        let caller = self
+            .caller(request.auth_token.as_deref())
+            .inspect_err(|error| self.refuse(&request.operation, error))?;
+        let running = self.registry.start_root(RootRequest {
             request_id: request.request_id,
             operation: request.operation,
             input: request.input,
             caller,
             forwarded_for: request.forwarded_for,
             timeout: request.timeout,
+            at,
         })?;
-        if let Some(node) = self.calls.0.lock().get_mut(&place.request_id) {
-            *node = Arc::downgrade(&call.node);
+        let node = &running.call().node;
+        let known = self.calls.lock().insert(id, InFlight::Running(Arc::downgrade(node)));
+        if let Some(InFlight::Aborted) = known {
+            node.close(End::Abort(AbortPolicy::AbortDependents));
         }
-        Ok((place, running))
+        Ok(running)
+    }
+}
+
+impl InFlight {
+    /// The call to abort, where it runs already.
+    fn abort(&mut self) -> Option<Arc<Node>> {
+        match self {
+            Self::Running(node) => node.upgrade(),
+            Self::Waiting | Self::Aborted => {
+                *self = Self::Aborted;
+                None
+            }
+        }
     }
 }
 
 impl Gateway for ConnectionGateway {
     fn dispatch(&self, request: GatewayRequest) -> GatewayCall {
-        GatewayCall::new(match self.start(request) {
-            Ok((place, running)) => Events::Running { running, _place: place },
-            Err(error) => Events::Refused(error),
+        GatewayCall::new(match self.0.enter(&request) {
+            Ok(place) => Events::Waiting { request, at: self.0.registry.clock.now(), place },
+            Err(error) => {
+                self.0.refuse(&request.operation, &error);
+                Events::Refused(error)
+            }
         })
     }
 
     fn abort(&self, request_id: &str, policy: AbortPolicy) {
-        let node = self.calls.0.lock().get(request_id).and_then(Weak::upgrade);
+        let node = self.0.calls.lock().get_mut(request_id).and_then(InFlight::abort);
         if let Some(node) = node {
             node.close(End::Abort(policy));
         }
@@ -152,7 +188,7 @@ impl Gateway for ConnectionGateway {
 
 impl Drop for ConnectionGateway {
     fn drop(&mut self) {
-        let nodes: Vec<_> = self.calls.0.lock().values().filter_map(Weak::upgrade).collect();
+        let nodes: Vec<_> = self.0.calls.lock().values_mut().filter_map(InFlight::abort).collect();
         for node in nodes {
             node.close(End::Abort(AbortPolicy::AbortDependents));
         }
@@ -161,8 +197,9 @@ impl Drop for ConnectionGateway {
 
 /// The events of one request.
 enum Events {
-    Refused(CallError),
+    Waiting { request: GatewayRequest, at: Duration, place: Place },
     Running { running: Running, _place: Place },
+    Refused(CallError),
     Ended,
 }
 
@@ -170,15 +207,18 @@ impl Stream for Events {
     type Item = GatewayEvent;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<GatewayEvent>> {
-        let event = match &mut *self {
-            Self::Running { running, .. } => ready!(running.poll_event(cx)),
-            Self::Ended => return Poll::Ready(None),
-            Self::Refused(_) => match std::mem::replace(&mut *self, Self::Ended) {
-                Self::Refused(error) => Some(Event::Failed(error)),
-                _ => None,
-            },
-        };
-        let event = match event {
+        if !matches!(*self, Self::Running { .. }) {
+            *self = match std::mem::replace(&mut *self, Self::Ended) {
+                Self::Waiting { request, at, place } => match place.peer.start(request, at) {
+                    Ok(running) => Self::Running { running, _place: place },
+                    Err(error) => return Poll::Ready(Some(GatewayEvent::Error(error))),
+                },
+                Self::Refused(error) => return Poll::Ready(Some(GatewayEvent::Error(error))),
+                started_or_ended => started_or_ended,
+            };
+        }
+        let Self::Running { running, .. } = &mut *self else { return Poll::Ready(None) };
+        let event = match ready!(running.poll_event(cx)) {
             Some(Event::Item(output)) => {
                 return Poll::Ready(Some(GatewayEvent::Responded(output)));
             }

@@ -90,6 +90,9 @@ async fn c47_an_abort_before_the_first_poll_runs_no_handler() {
     let call = peer.gateway.dispatch(request);
     peer.gateway.abort(&id, DEPENDENTS);
     assert_eq!(answer(call).await.unwrap_err().code, "ABORTED");
+    let call = peer.start("/a/b", json!({}));
+    drop(peer);
+    assert_eq!(answer(call).await.unwrap_err().code, "ABORTED");
     assert_eq!(ran.load(Ordering::SeqCst), 0);
 }
 
@@ -99,9 +102,12 @@ async fn c48_an_abort_reaches_depth_3_and_subscriptions_and_not_siblings() {
     let [top, middle, leaf, sibling] = &dropped;
     let stream_dropped = Arc::new(AtomicUsize::new(0));
     let in_stream = stream_dropped.clone();
+    let stream_started = Arc::new(Notify::new());
+    let tell = stream_started.clone();
     let mut all = plugin("s", vec![OperationSpec::subscription("s/tick")], move |on| {
         on.subscription("s/tick", move |_, _: Value, mut sink| {
             let flag = DropFlag(in_stream.clone());
+            tell.notify_one();
             async move {
                 let _flag = flag;
                 sink.send(&1).await?;
@@ -128,10 +134,16 @@ async fn c48_an_abort_reaches_depth_3_and_subscriptions_and_not_siblings() {
     let mut other = peer.start("/a/sibling", json!({}));
     start(&mut call).await;
     start(&mut other).await;
+    // A call this deep has a task of its own.
+    stream_started.notified().await;
     peer.gateway.abort(&id, DEPENDENTS);
     assert_eq!(answer(call).await.unwrap_err().code, "ABORTED");
-    for gone in [top, middle, leaf, &stream_dropped] {
+    for gone in [top, middle, leaf] {
         assert_eq!(gone.load(Ordering::SeqCst), 1);
+    }
+    // That task has to be woken before it drops its handler.
+    while stream_dropped.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
     }
     assert_eq!(sibling.load(Ordering::SeqCst), 0);
     start(&mut other).await;

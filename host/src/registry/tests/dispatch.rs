@@ -524,31 +524,3 @@ async fn the_recorder_hears_of_every_call_once() {
         ]
     );
 }
-
-/// Not a benchmark, which lives elsewhere: run it with `--ignored --nocapture`
-/// to see what a dispatch costs on this machine.
-#[tokio::test]
-#[ignore = "prints a measurement and proves nothing"]
-async fn cost_of_a_dispatch() {
-    let checked = OperationSpec::query("a/checked").access(scopes(&["x"])).input(json!({
-        "type": "object",
-        "properties": { "n": { "type": "integer" } },
-        "required": ["n"],
-    }));
-    let mut parent = operation(OperationSpec::query("a/parent"), |context, input| async move {
-        context.invoke("a/open", input).await
-    });
-    parent.scoped_env = reach(&["a/open"]);
-    let registry = freeze([echo(OperationSpec::query("a/open")), echo(checked), parent]);
-    let peer = Peer::with_scopes(&registry, &["x"]);
-    for name in ["/a/open", "/a/checked", "/a/parent"] {
-        let request = peer.request(name, json!({ "n": 1 }));
-        let begun = std::time::Instant::now();
-        let rounds = 200_000;
-        for _ in 0..rounds {
-            let mut call = peer.gateway.dispatch(request.clone());
-            assert!(matches!(call.next().await, Some(GatewayEvent::Responded(_))));
-        }
-        println!("{name}: {:?} a call", begun.elapsed() / rounds);
-    }
-}
