@@ -57,7 +57,7 @@ fn last_block(errors: &AbiInstabilityErrors) -> String {
         .iter()
         .map(|step| match &step.found {
             TLFieldOrFunction::Field(field) => field.name(),
-            TLFieldOrFunction::Function(function) => function.name,
+            TLFieldOrFunction::Function(function) => &*function.name,
         })
         .collect();
     if !place.is_empty() {
