@@ -34,8 +34,9 @@ use crate::substrate::Substrate;
 /// More than any behaviour takes on a slow machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Makes one test for each behaviour in a module named after the substrate, which
-/// the expression makes.
+/// Makes one test for each behaviour in a module named after the substrate. The
+/// expression names a static, or anything else that can be borrowed as a
+/// [`Substrate`]: the behaviours share it as connections share a node.
 #[macro_export]
 macro_rules! conformance {
     ($module:ident, $substrate:expr) => {
@@ -63,15 +64,14 @@ macro_rules! conformance {
     };
     (@tests $module:ident, $substrate:expr, $($behaviour:ident)*) => {
         mod $module {
+            use super::*;
+
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $behaviour() {
-                    let substrate = $substrate;
-                    $crate::conformance::check(
-                        &substrate,
-                        $crate::conformance::$behaviour(&substrate),
-                    )
-                    .await;
+                    let substrate: &dyn $crate::substrate::Substrate = &*$substrate;
+                    let behaviour = $crate::conformance::$behaviour(substrate);
+                    $crate::conformance::check(substrate, behaviour).await;
                 }
             )*
         }

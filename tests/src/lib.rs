@@ -7,5 +7,6 @@
 // Everything here runs in tests, where a panic with its line is the best report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod artifact;
 pub mod conformance;
 pub mod substrate;

@@ -1,13 +1,15 @@
 //! What hosts the conformance plugin: a program it is linked into, a native
 //! loader, a component runtime, a daemon behind QUIC.
 
+use alknet::plugins::artifact::Policy;
+use alknet::plugins::{Artifact, Kind, LoadError, Opened, native};
 use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
-use alknet_plugin_api::{CallStream, CapabilityKind, Connection, Identity, Json};
+use alknet_plugin_api::{CallError, CallStream, CapabilityKind, Connection, Identity, Json};
 use alknet_plugin_conformance::{ALPN, Conformance};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use alknet_plugin_api::CallError;
+use crate::artifact;
 
 /// The token that a substrate's host resolves, and to whom.
 pub const TOKEN: &str = "alk_conformance";
@@ -80,7 +82,23 @@ impl InMemory {
         Self::of(TestPlugin::build::<Conformance>(host(), config()).unwrap(), false)
     }
 
-    /// A plugin that a loader has built on [`host`].
+    /// The plugin as a shared library, through the daemon's own loader.
+    pub fn native() -> Self {
+        let file = artifact::native("alknet-plugin-conformance");
+        let policy = Policy { allow_unpinned: true, ..Policy::default() };
+        let artifact = Artifact::read(&file, &policy).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(artifact.kind().unwrap_or_else(|error| panic!("{error}")), Kind::Native);
+        Self::opened(native::open(&artifact), false)
+    }
+
+    fn opened(opened: Result<Box<dyn Opened>, LoadError>, confines: bool) -> Self {
+        let host = host();
+        let built = opened.and_then(|opened| opened.build(host.host(), config()));
+        let built = built.unwrap_or_else(|error| panic!("{error}"));
+        Self::of(TestPlugin::of(host, built), confines)
+    }
+
+    /// A plugin that has been built on [`host`].
     pub fn of(plugin: TestPlugin, confines: bool) -> Self {
         Self { plugin, confines }
     }

@@ -1,3 +1,12 @@
 //! Every behaviour on every substrate.
 
-alknet_tests::conformance!(linked, alknet_tests::substrate::InMemory::linked());
+use std::sync::LazyLock;
+
+use alknet_tests::conformance;
+use alknet_tests::substrate::InMemory;
+
+static LINKED: LazyLock<InMemory> = LazyLock::new(InMemory::linked);
+conformance!(linked, LINKED);
+
+static NATIVE: LazyLock<InMemory> = LazyLock::new(InMemory::native);
+conformance!(native, NATIVE);

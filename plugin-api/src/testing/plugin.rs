@@ -202,6 +202,7 @@ async fn serve(
             match &result {
                 Ok(()) | Err(HandlerError::ConnectionClosed) => connection.close(0, ""),
                 Err(error @ HandlerError::AuthRequired) => connection.close(2, &error.to_string()),
+                Err(error) if panicked(error) => connection.close(5, "handler panicked"),
                 Err(error) => connection.close(1, &error.to_string()),
             }
             result
@@ -213,6 +214,16 @@ async fn serve(
         }
         None => Err(HandlerError::ConnectionClosed),
     }
+}
+
+/// Whether the error stands for a panic that the native boundary has caught.
+fn panicked(error: &HandlerError) -> bool {
+    #[cfg(not(target_family = "wasm"))]
+    if let HandlerError::Internal(error) = error {
+        return error.is::<crate::abi::Panicked>();
+    }
+    let _ = error;
+    false
 }
 
 /// A handler at work. It resolves with the handler's result; a panic reads as

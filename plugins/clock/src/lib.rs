@@ -48,6 +48,8 @@ struct Tick {
     unix_ms: u64,
 }
 
+alknet_plugin_api::export!(Clock);
+
 impl Plugin for Clock {
     fn manifest() -> Manifest {
         Manifest::new("clock", env!("CARGO_PKG_VERSION"))

@@ -13,6 +13,8 @@ use alknet_plugin_api::prelude::*;
 /// The plugin.
 pub struct Echo;
 
+alknet_plugin_api::export!(Echo);
+
 impl Plugin for Echo {
     fn manifest() -> Manifest {
         Manifest::new("echo", env!("CARGO_PKG_VERSION"))

@@ -59,6 +59,8 @@ struct Shared {
     max_entries: usize,
 }
 
+alknet_plugin_api::export!(Files);
+
 impl Plugin for Files {
     fn manifest() -> Manifest {
         spec::manifest()

@@ -21,6 +21,8 @@ pub const ALPN: &str = "alknet/conformance";
 /// The plugin.
 pub struct Conformance;
 
+alknet_plugin_api::export!(Conformance);
+
 impl Plugin for Conformance {
     fn manifest() -> Manifest {
         operations::declare(
