@@ -50,11 +50,11 @@
 //! need not care, which of them it is talking to.
 
 pub mod backend;
-#[cfg(target_family = "wasm")]
-pub mod guest;
 mod connection;
 mod context;
 mod error;
+#[cfg(target_family = "wasm")]
+pub mod guest;
 mod handler;
 mod host;
 mod identity;

@@ -48,7 +48,11 @@ impl SendBackend for Writer {
     fn id(&self) -> u64 {
         self.1
     }
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamError>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<Result<usize, StreamError>> {
         let mut pipe = self.0.lock().unwrap();
         if let Some(code) = pipe.stopped {
             return Poll::Ready(Err(StreamError::Stopped(code)));
@@ -156,7 +160,7 @@ struct End {
 }
 
 /// Both ends of a connection with this ALPN.
-pub fn pair(alpn: &str) -> (Connection, Connection) {
+pub(crate) fn pair(alpn: &str) -> (Connection, Connection) {
     let side = || Side { bi: inbox(), uni: inbox(), datagrams: inbox() };
     let link = Arc::new(Link {
         sides: [side(), side()],
@@ -245,10 +249,7 @@ impl ConnectionBackend for End {
     }
     fn closed(&self) -> BoxFuture<'static, Closed> {
         let mut closed = self.link.closed.subscribe();
-        async move {
-            closed.wait_for(Option::is_some).await.unwrap().clone().unwrap()
-        }
-        .boxed()
+        async move { closed.wait_for(Option::is_some).await.unwrap().clone().unwrap() }.boxed()
     }
     fn shutdown(&self) -> BoxFuture<'static, ()> {
         std::future::pending().boxed()
@@ -271,15 +272,15 @@ impl ConnectionBackend for End {
 
 /// What a component told its host.
 #[derive(Default)]
-pub struct Told {
-    pub logs: Mutex<Vec<String>>,
-    pub counters: Mutex<HashMap<String, u64>>,
+pub(crate) struct Told {
+    pub(crate) logs: Mutex<Vec<String>>,
+    pub(crate) counters: Mutex<HashMap<String, u64>>,
 }
 
 struct TestHost(Arc<Told>, Instant);
 
 /// A host, and what it is told.
-pub fn host() -> (Host, Arc<Told>) {
+pub(crate) fn host() -> (Host, Arc<Told>) {
     let told = Arc::<Told>::default();
     (Host::new(Arc::new(TestHost(told.clone(), Instant::now()))), told)
 }
@@ -363,7 +364,7 @@ impl OperationEnv for Env {
 struct Call;
 
 /// One call's context.
-pub fn context() -> OperationContext {
+pub(crate) fn context() -> OperationContext {
     OperationContext::from_backend(Arc::new(Call))
 }
 

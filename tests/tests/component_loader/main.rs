@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
-use alknet::plugins::component::{ComponentLimits, Engine, EngineOptions, Trap, open};
 use alknet::plugins::Artifact;
+use alknet::plugins::component::{ComponentLimits, Engine, EngineOptions, Trap, open};
 use alknet_plugin_api::{
     AuthContext, Built, CallError, CallStream, Connection, HandlerError, Json, OperationCode,
     RecvStream, SendStream, Source, StreamError,
@@ -59,11 +59,7 @@ fn artifact(bytes: &[u8]) -> Artifact {
 }
 
 fn limits() -> ComponentLimits {
-    ComponentLimits {
-        memory_bytes: 16 << 20,
-        cpu_slice_ms: 200,
-        ..ComponentLimits::default()
-    }
+    ComponentLimits { memory_bytes: 16 << 20, cpu_slice_ms: 200, ..ComponentLimits::default() }
 }
 
 struct Loaded {
@@ -98,7 +94,11 @@ impl Loaded {
         &self.built.operations[specs.iter().position(|spec| spec.name == name).unwrap()]
     }
 
-    async fn call(&self, name: &str, input: serde_json::Value) -> Result<serde_json::Value, CallError> {
+    async fn call(
+        &self,
+        name: &str,
+        input: serde_json::Value,
+    ) -> Result<serde_json::Value, CallError> {
         let OperationCode::Once(code) = self.code(name) else { panic!("{name} is a subscription") };
         Ok(code.call(context(), Json::from(input)).await?.to().unwrap())
     }
@@ -258,8 +258,7 @@ async fn a_trap_costs_one_connection_and_says_why() {
         ("fixture/recurse", "call stack exhausted"),
     ] {
         let (client, task) = plugin.connect(alpn);
-        let (mut send, mut recv) = client.open_bi().await.unwrap();
-        send.write_all(b"go").await.unwrap();
+        let (_send, mut recv) = client.open_bi().await.unwrap();
         let text = stopped(task).await.to_string();
         assert!(text.contains(expected), "{text}");
         // What a dead handler held is reset, never ended cleanly.
@@ -274,15 +273,13 @@ async fn a_trap_costs_one_connection_and_says_why() {
 async fn loops_and_bombs_are_stopped_while_others_are_served() {
     let plugin = load();
     let (healthy, _task) = plugin.connect("fixture/echo");
-    for (alpn, expected) in [
-        ("fixture/spin", Trap::CpuSlice(200)),
-        ("fixture/bomb", Trap::Memory(16 << 20)),
-    ] {
+    for (alpn, expected) in
+        [("fixture/spin", Trap::CpuSlice(200)), ("fixture/bomb", Trap::Memory(16 << 20))]
+    {
         // As many as there are threads: they must give way to the healthy one.
         let bad: Vec<_> = (0..2).map(|_| plugin.connect(alpn)).collect();
         for (client, _) in &bad {
-            let (mut send, _recv) = client.open_bi().await.unwrap();
-            send.write_all(b"go").await.unwrap();
+            client.open_bi().await.unwrap();
         }
         let data = pattern(100_000);
         for _ in 0..5 {
@@ -314,11 +311,8 @@ async fn an_operation_that_traps_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn giving_up_drops_the_instance() {
-    let plugin = load_with(ComponentLimits {
-        call_instances: 1,
-        connection_instances: 1,
-        ..limits()
-    });
+    let plugin =
+        load_with(ComponentLimits { call_instances: 1, connection_instances: 1, ..limits() });
     assert_eq!(plugin.call("fixture/count", json!(null)).await.unwrap(), 1);
     {
         let hang = plugin.call("fixture/misbehave", json!("hang"));
@@ -333,8 +327,7 @@ async fn giving_up_drops_the_instance() {
     assert_eq!(plugin.call("fixture/count", json!(null)).await.unwrap(), 1);
 
     let (client, task) = plugin.connect("fixture/hang");
-    let (mut send, mut recv) = client.open_bi().await.unwrap();
-    send.write_all(b"go").await.unwrap();
+    let (_send, mut recv) = client.open_bi().await.unwrap();
     // A second connection is one too many while the first lives.
     let (_, second) = plugin.connect("fixture/echo");
     assert_eq!(stopped(second).await, Trap::Instances(1));

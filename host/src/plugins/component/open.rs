@@ -65,7 +65,8 @@ fn check_world(ty: &ComponentType, engine: &wasmtime::Engine) -> Result<(), Comp
     let mut unknown = Vec::new();
     for (name, item) in ty.imports(engine) {
         // The world's own `use` shows as types; what can be called decides.
-        if !matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)) {
+        if !matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_))
+        {
             continue;
         }
         let (path, version) = name.split_once('@').unwrap_or((name, ""));
