@@ -84,8 +84,7 @@ impl Cache {
 
     /// Reads a file that only the daemon's user can have written.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.uid() != self.owner || metadata.mode() & 0o077 != 0 {
             return Err(io::Error::other("it is not a private file of this user"));

@@ -77,8 +77,10 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(&config(slots, max_memory)).map_err(failed)?;
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
-        bindings::Plugin::add_to_linker::<State, super::imports::Imports>(&mut linker, |state| state)
-            .map_err(failed)?;
+        bindings::Plugin::add_to_linker::<State, super::imports::Imports>(&mut linker, |state| {
+            state
+        })
+        .map_err(failed)?;
         let ticker =
             Ticker::start(wasmtime.weak()).map_err(|error| failed(wasmtime::Error::from(error)))?;
         let cache = options.cache_dir.map(|dir| Cache::open(dir, &wasmtime)).transpose()?;
@@ -87,7 +89,10 @@ impl Engine {
             linker,
             ticker: Arc::new(ticker),
             cache,
-            memory: Arc::new(MemoryBudget { limit: options.memory_budget, used: AtomicU64::new(0) }),
+            memory: Arc::new(MemoryBudget {
+                limit: options.memory_budget,
+                used: AtomicU64::new(0),
+            }),
             slots,
             max_instance_memory: options.max_instance_memory,
         })))

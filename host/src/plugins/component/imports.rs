@@ -34,9 +34,9 @@ impl types::Host for State {}
 impl State {
     /// The host's services.
     fn services(&self) -> wasmtime::Result<&Host> {
-        self.host.as_ref().ok_or_else(|| {
-            wasmtime::format_err!("a plugin cannot use the host before it is built")
-        })
+        self.host
+            .as_ref()
+            .ok_or_else(|| wasmtime::format_err!("a plugin cannot use the host before it is built"))
     }
 }
 

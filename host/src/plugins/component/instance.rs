@@ -109,11 +109,8 @@ impl Program {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        let memory = Memory {
-            limit: self.limits.memory_bytes,
-            used: 0,
-            node: self.engine.memory(),
-        };
+        let memory =
+            Memory { limit: self.limits.memory_bytes, used: 0, node: self.engine.memory() };
         let state = State { table, host, connection: None, cpu: cpu.clone(), wasi, memory };
         let mut store = Store::new(self.engine.wasmtime(), state);
         store.limiter(|state| &mut state.memory);
@@ -148,9 +145,7 @@ impl Instance {
         let run = self.store.run_concurrent(async |accessor| export(accessor, plugin).await);
         match self.cpu.meter(run).await {
             Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) | Err(error) => {
-                Err(Trap::from_wasmtime(&error, &self.stderr.last()))
-            }
+            Ok(Err(error)) | Err(error) => Err(Trap::from_wasmtime(&error, &self.stderr.last())),
         }
     }
 

@@ -63,7 +63,12 @@ fn check_magic(bytes: &[u8]) -> Result<(), ComponentError> {
 /// Checks names before types, for errors that say what to do.
 fn check_world(ty: &ComponentType, engine: &wasmtime::Engine) -> Result<(), ComponentError> {
     let mut unknown = Vec::new();
-    for (name, _) in ty.imports(engine) {
+    for (name, item) in ty.imports(engine) {
+        // The world's own `use` shows as types; what can be called decides.
+        if !matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_))
+        {
+            continue;
+        }
         let (path, version) = name.split_once('@').unwrap_or((name, ""));
         match path.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')) {
             Some(_) if !version.starts_with(&format!("{}.", API_VERSION.0)) => {

@@ -171,7 +171,8 @@ impl wit::HostSendStreamWithStore<State> for Imports {
         host: &Accessor<State, Self>,
         stream: Resource<SendHalf>,
     ) -> Result<Result<Option<u64>, types::StreamError>> {
-        let half = host.with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&stream)?.0.clone()))?;
+        let half = host
+            .with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&stream)?.0.clone()))?;
         let stopped = std::future::poll_fn(|cx| half.lock().stream.poll_stopped(cx)).await;
         Ok(stopped.map_err(stream_error))
     }
@@ -198,7 +199,10 @@ impl wit::HostRecvStream for State {
 }
 
 impl wit::HostRecvStreamWithStore<State> for Imports {
-    fn data(mut host: Access<'_, State, Self>, stream: Resource<RecvHalf>) -> Result<StreamReader<u8>> {
+    fn data(
+        mut host: Access<'_, State, Self>,
+        stream: Resource<RecvHalf>,
+    ) -> Result<StreamReader<u8>> {
         let half = host.get().table.get(&stream)?.0.clone();
         if std::mem::replace(&mut half.lock().piped, true) {
             return Err(wasmtime::format_err!("a stream has one pipe"));
@@ -316,16 +320,16 @@ impl wit::HostConnectionWithStore<State> for Imports {
         Ok(wit::CloseReason { code: closed.code, reason: closed.reason })
     }
 
-    async fn shutdown(host: &Accessor<State, Self>, connection: Resource<Connection>) -> Result<()> {
+    async fn shutdown(
+        host: &Accessor<State, Self>,
+        connection: Resource<Connection>,
+    ) -> Result<()> {
         get(host, &connection)?.shutdown().await;
         Ok(())
     }
 }
 
-fn get(
-    host: &Accessor<State, Imports>,
-    connection: &Resource<Connection>,
-) -> Result<Connection> {
+fn get(host: &Accessor<State, Imports>, connection: &Resource<Connection>) -> Result<Connection> {
     host.with(|mut host| Ok(host.get().table.get(connection)?.clone()))
 }
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use alknet_plugin_api::{
-    CallStream, Capability, Json, OperationContext, OperationEnv, PeerRef,
-};
+use alknet_plugin_api::{CallStream, Capability, Json, OperationContext, OperationEnv, PeerRef};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use wasmtime::Result;
@@ -67,9 +65,8 @@ impl SinkSlot {
 /// JSON that a component sends. It is checked here: text that is passed on
 /// unread must be what it says.
 fn json(text: Vec<u8>) -> std::result::Result<Json, types::CallError> {
-    Json::parse(text).map_err(|error| {
-        call_error(alknet_plugin_api::CallError::invalid_input(error.to_string()))
-    })
+    Json::parse(text)
+        .map_err(|error| call_error(alknet_plugin_api::CallError::invalid_input(error.to_string())))
 }
 
 fn peer(peer: wit::Peer) -> PeerRef {
@@ -93,8 +90,9 @@ impl wit::HostCallStreamWithStore<State> for Imports {
         host: &Accessor<State, Self>,
         stream: Resource<Items>,
     ) -> Result<Option<std::result::Result<Vec<u8>, types::CallError>>> {
-        let taken =
-            host.with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get_mut(&stream)?.0.take()))?;
+        let taken = host.with(|mut host| {
+            Ok::<_, wasmtime::Error>(host.get().table.get_mut(&stream)?.0.take())
+        })?;
         let Some(mut items) = taken else {
             return Err(wasmtime::format_err!("one item of a subscription at a time"));
         };
@@ -234,8 +232,8 @@ impl wit::HostContextWithStore<State> for Imports {
         host: &Accessor<State, Self>,
         context: Resource<OperationContext>,
     ) -> Result<()> {
-        let context =
-            host.with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&context)?.clone()))?;
+        let context = host
+            .with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&context)?.clone()))?;
         context.cancelled().await;
         Ok(())
     }
@@ -249,11 +247,7 @@ impl wit::HostItemSink for State {
 }
 
 impl wit::HostItemSinkWithStore<State> for Imports {
-    async fn send(
-        host: &Accessor<State, Self>,
-        sink: Resource<Sink>,
-        item: Vec<u8>,
-    ) -> Result<()> {
+    async fn send(host: &Accessor<State, Self>, sink: Resource<Sink>, item: Vec<u8>) -> Result<()> {
         let slot =
             host.with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&sink)?.0.clone()))?;
         slot.send(item).await;

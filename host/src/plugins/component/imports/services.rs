@@ -190,8 +190,8 @@ impl wit::HostGatewayCallWithStore<State> for Imports {
         host: &Accessor<State, Self>,
         call: Resource<Events>,
     ) -> Result<Option<wit::GatewayEvent>> {
-        let taken =
-            host.with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get_mut(&call)?.0.take()))?;
+        let taken = host
+            .with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get_mut(&call)?.0.take()))?;
         let Some(mut events) = taken else {
             return Err(wasmtime::format_err!("one event of a call at a time"));
         };
