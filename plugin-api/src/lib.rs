@@ -52,14 +52,14 @@
 #[cfg(not(target_family = "wasm"))]
 pub mod abi;
 pub mod backend;
-#[cfg(target_family = "wasm")]
-pub mod guest;
 mod connection;
 mod context;
 mod error;
 mod export;
 #[cfg(not(target_family = "wasm"))]
 mod forward;
+#[cfg(target_family = "wasm")]
+pub mod guest;
 mod handler;
 mod host;
 mod identity;

@@ -69,10 +69,13 @@ impl Plugin for Sample {
         on.operation("sample/services", move |context, _: serde_json::Value| {
             services(host.clone(), context)
         });
-        on.operation("sample/never", |context: OperationContext, _: serde_json::Value| async move {
-            let _held = context;
-            std::future::pending::<Result<(), CallError>>().await
-        });
+        on.operation(
+            "sample/never",
+            |context: OperationContext, _: serde_json::Value| async move {
+                let _held = context;
+                std::future::pending::<Result<(), CallError>>().await
+            },
+        );
         on.operation("sample/panic", |context: OperationContext, late: bool| async move {
             if late {
                 Yield(false).await;

@@ -213,4 +213,3 @@ impl ConnectionBackend for GuestConnection {
         serde_json::from_str(&self.resource.identity()?).ok()
     }
 }
-
