@@ -213,3 +213,4 @@ impl ConnectionBackend for GuestConnection {
         serde_json::from_str(&self.resource.identity()?).ok()
     }
 }
+

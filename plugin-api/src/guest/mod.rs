@@ -43,13 +43,7 @@ use bindings::alknet::plugin::types;
 
 /// What `wit-bindgen` makes of the world.
 #[doc(hidden)]
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unsafe_code,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks
-)]
+#[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "wit",
@@ -103,8 +97,8 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
     fn build(config: String) -> Result<(), String> {
         let host = Host::new(Arc::new(host::GuestHost));
         forward::install(host.clone());
-        let built =
-            Built::new::<P>(host, Json::from_checked(config)).map_err(|error| error.to_string())?;
+        let built = Built::new::<P>(host, Json::from_checked(config))
+            .map_err(|error| error.to_string())?;
         BUILT.set(Some(Rc::new(built)));
         Ok(())
     }
@@ -122,13 +116,16 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
             .map_err(|error| types::HandlerError::Internal(format!("auth: {error}")))?;
         let connection = Arc::new(connection::GuestConnection::new(connection));
         let open = connection.resource();
-        let result = local::run(handler.handle(Connection::new(connection), auth), async move {
-            open.closed().await;
-        })
-        .await;
+        let result =
+            local::run(handler.handle(Connection::new(connection), auth), async move {
+                open.closed().await;
+            })
+            .await;
         result.map_err(|error| match error {
             HandlerError::ConnectionClosed => types::HandlerError::ConnectionClosed,
-            HandlerError::StreamError(error) => types::HandlerError::StreamError(error.to_string()),
+            HandlerError::StreamError(error) => {
+                types::HandlerError::StreamError(error.to_string())
+            }
             HandlerError::AuthRequired => types::HandlerError::AuthRequired,
             HandlerError::Internal(error) => types::HandlerError::Internal(error.to_string()),
         })

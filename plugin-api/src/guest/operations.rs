@@ -147,7 +147,8 @@ impl OperationEnv for GuestEnv {
     fn invoke_peer(&self, peer: PeerRef, name: &str, input: Json) -> CallFuture {
         let (env, name) = (self.0.clone(), name.to_owned());
         boxed(async move {
-            let output = env.invoke_peer(abi_peer(&peer), name, input.into_bytes().into()).await?;
+            let output =
+                env.invoke_peer(abi_peer(&peer), name, input.into_bytes().into()).await?;
             Ok(Json::from_checked(output))
         })
     }
