@@ -67,6 +67,8 @@ mod json;
 mod manifest;
 mod operation;
 mod plugin;
+#[cfg(all(feature = "rt", not(target_family = "wasm")))]
+pub mod rt;
 pub mod single;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -92,9 +92,13 @@ async fn echo(built: &Built, text: &[u8]) -> (Vec<u8>, Result<(), HandlerError>)
     let handler = built.handlers[0].clone();
     let serving = tokio::spawn(handler.handle(server, auth));
     let (mut send, mut recv) = client.open_bi().await.unwrap();
-    send.write_all(text).await.unwrap();
-    send.finish().unwrap();
-    let answer = recv.read_to_end(1 << 20).await.unwrap_or_default();
+    // Both at once: the echo stops reading while nobody takes what it sends.
+    let write = async {
+        send.write_all(text).await?;
+        send.finish()
+    };
+    let (_, answer) = futures_util::join!(write, recv.read_to_end(1 << 20));
+    let answer = answer.unwrap_or_default();
     (answer, serving.await.unwrap())
 }
 
@@ -180,8 +184,7 @@ fn k42_a_library_without_our_header_is_refused_before_it_is_mapped() {
     assert!(matches!(error, LoadError::NoSymbol { .. }), "{error}");
     let error = refusal(&fixture("garbage"));
     assert!(matches!(error, LoadError::Header { .. }), "{error}");
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    assert!(!maps.contains("alknet-plugin"), "something was mapped: {maps}");
+    // Both have a constructor that ends the process.
 }
 
 #[test]
@@ -207,10 +210,8 @@ async fn k42_a_newer_plugin_finds_an_older_host_and_goes_without_the_new_field()
 fn k42_a_newer_host_takes_older_plugins_and_uses_the_new_field_where_it_is() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--quiet", "--message-format=json", "-p", "alknet-fixture-next-host"]);
-    let host = built_by(
-        command.current_dir(env!("CARGO_MANIFEST_DIR")),
-        "alknet-fixture-next-host",
-    );
+    let host =
+        built_by(command.current_dir(env!("CARGO_MANIFEST_DIR")), "alknet-fixture-next-host");
     for (plugin, field, answer) in [
         ("plain", "the plugin is older", "\"this plugin is older\""),
         ("next", "the plugin's new field says 0xbee", "24301"),

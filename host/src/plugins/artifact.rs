@@ -69,10 +69,8 @@ impl SignatureSource {
     }
 
     fn read(&self, artifact: &Path) -> Result<[u8; 64], LoadError> {
-        let malformed = |cause: String| LoadError::SignatureMalformed {
-            path: artifact.to_owned(),
-            cause,
-        };
+        let malformed =
+            |cause: String| LoadError::SignatureMalformed { path: artifact.to_owned(), cause };
         match self {
             Self::Bytes(bytes) => Ok(*bytes),
             Self::File(path) => {
@@ -153,10 +151,9 @@ fn read_file(path: &Path) -> Result<Vec<u8>, LoadError> {
         // A socket cannot be opened at all; say what it is.
         Err(error) => {
             return Err(match path.symlink_metadata() {
-                Ok(found) if !found.is_file() => LoadError::NotAFile {
-                    path: path.to_owned(),
-                    found: file_type(&found),
-                },
+                Ok(found) if !found.is_file() => {
+                    LoadError::NotAFile { path: path.to_owned(), found: file_type(&found) }
+                }
                 _ => unreadable(error),
             });
         }

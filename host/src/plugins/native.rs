@@ -30,9 +30,8 @@ use super::{Artifact, Kind, LoadError, Opened};
 pub fn open(artifact: &Artifact) -> Result<Box<dyn Opened>, LoadError> {
     let image = elf::inspect(&artifact.path, &artifact.bytes)?;
     let module = library::load(&artifact.path, &artifact.bytes, &image)?;
-    let manifest = module
-        .manifest()
-        .map_err(|error| refused(&artifact.path, None, "in manifest()", error))?;
+    let manifest =
+        module.manifest().map_err(|error| refused(&artifact.path, None, "in manifest()", error))?;
     check_manifest(&artifact.path, &manifest)?;
     Ok(Box::new(Native { path: artifact.path.clone(), manifest, module }))
 }

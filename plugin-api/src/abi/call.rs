@@ -104,12 +104,8 @@ pub struct EnvTable {
         out: *mut RawTask<Blob>,
         fault: *mut Fault,
     ) -> u32,
-    pub contains: unsafe extern "C" fn(
-        data: *mut (),
-        name: Slice,
-        out: *mut Unit,
-        fault: *mut Fault,
-    ) -> u32,
+    pub contains:
+        unsafe extern "C" fn(data: *mut (), name: Slice, out: *mut Unit, fault: *mut Fault) -> u32,
     #[sabi(last_prefix_field)]
     pub peer_contains: unsafe extern "C" fn(
         data: *mut (),
@@ -238,8 +234,7 @@ unsafe extern "C" fn peer_contains(
     // SAFETY: see above.
     unsafe {
         answer(out, fault, || {
-            let found =
-                object::<ExportedEnv>(data).peer_contains(&peer.json()?, name.text()?);
+            let found = object::<ExportedEnv>(data).peer_contains(&peer.json()?, name.text()?);
             Ok(found.then_some(Unit::UNIT))
         })
     }
@@ -405,9 +400,7 @@ pub(crate) fn export_context(context: Arc<dyn ContextBackend>) -> Handle<Context
 
 unsafe extern "C" fn info(data: *mut (), out: Out<Blob>, fault: Out<Fault>) -> u32 {
     // SAFETY: as for the functions of `EnvTable`.
-    unsafe {
-        answer(out, fault, || Blob::json(&*object::<ExportedContext>(data).info()).map(Some))
-    }
+    unsafe { answer(out, fault, || Blob::json(&*object::<ExportedContext>(data).info()).map(Some)) }
 }
 
 unsafe extern "C" fn remaining(data: *mut (), out: Out<u64>, fault: Out<Fault>) -> u32 {
@@ -419,8 +412,7 @@ unsafe extern "C" fn remaining(data: *mut (), out: Out<u64>, fault: Out<Fault>) 
 
 unsafe extern "C" fn is_cancelled(data: *mut ()) -> u32 {
     // SAFETY: as for the functions of `EnvTable`.
-    super::guard(|| unsafe { object::<ExportedContext>(data) }.is_cancelled())
-        .map_or(0, u32::from)
+    super::guard(|| unsafe { object::<ExportedContext>(data) }.is_cancelled()).map_or(0, u32::from)
 }
 
 unsafe extern "C" fn cancelled(data: *mut (), out: Out<RawTask<Unit>>, fault: Out<Fault>) -> u32 {
@@ -553,11 +545,8 @@ impl Table for GatewayRef {
 
 type ExportedGateway = Arc<dyn Gateway>;
 
-static GATEWAY: WithMetadata<GatewayTable> = WithMetadata::new(GatewayTable {
-    drop: drop_raw::<ExportedGateway>,
-    dispatch,
-    abort,
-});
+static GATEWAY: WithMetadata<GatewayTable> =
+    WithMetadata::new(GatewayTable { drop: drop_raw::<ExportedGateway>, dispatch, abort });
 
 pub(crate) fn export_gateway(gateway: Arc<dyn Gateway>) -> Handle<GatewayRef> {
     Handle::new::<ExportedGateway>(gateway, GatewayRef(GATEWAY.static_as_prefix()))
@@ -652,9 +641,8 @@ impl Gateway for ImportedGateway {
             remote_addr: Slice::optional(remote_addr.as_deref()),
         };
         // SAFETY: the handle is alive and everything lent lives through the call.
-        let task = demand(|out, fault| unsafe {
-            self.0.table.dispatch()(self.0.data, lent, out, fault)
-        });
+        let task =
+            demand(|out, fault| unsafe { self.0.table.dispatch()(self.0.data, lent, out, fault) });
         match task {
             Ok(task) => GatewayCall::new(ImportedStream(task).map(import_event)),
             Err(fault) => {

@@ -10,13 +10,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::future::{RawTask, Unit, run};
+use super::guard_drop;
 use super::stream::{ImportedRecv, ImportedSend, RecvRef, SendRef, export_recv, export_send};
 use super::value::{Blob, Fault, Handle, Slice, Table, answer, ask, demand, drop_raw, fault};
-use super::guard_drop;
 use crate::backend::{BiHalves, ConnectionBackend, RecvBackend, SendBackend};
 use crate::connection::{
-    Closed, ConnectionInfo, ConnectionStats, DatagramError, IdentityAlreadySet, Source,
-    StreamError,
+    Closed, ConnectionInfo, ConnectionStats, DatagramError, IdentityAlreadySet, Source, StreamError,
 };
 use crate::identity::Identity;
 
@@ -143,11 +142,7 @@ fn export_halves((send, recv): BiHalves) -> Halves {
     Halves { send: export_send(send), recv: export_recv(recv) }
 }
 
-unsafe extern "C" fn accept_bi(
-    data: *mut (),
-    out: Out<RawTask<Halves>>,
-    fault: Out<Fault>,
-) -> u32 {
+unsafe extern "C" fn accept_bi(data: *mut (), out: Out<RawTask<Halves>>, fault: Out<Fault>) -> u32 {
     // SAFETY: see above.
     unsafe {
         answer(out, fault, || {
@@ -203,10 +198,9 @@ unsafe extern "C" fn send_datagram(
 ) -> u32 {
     let send = || match unsafe { exported(data) }.send_datagram(bytes.into_bytes()) {
         Ok(()) => Ok(Some(Unit::UNIT)),
-        Err(DatagramError::TooLarge { size, max }) => Err(Fault {
-            extra: max as u64,
-            ..Fault::plain(fault::TOO_LARGE, size as u64)
-        }),
+        Err(DatagramError::TooLarge { size, max }) => {
+            Err(Fault { extra: max as u64, ..Fault::plain(fault::TOO_LARGE, size as u64) })
+        }
         Err(DatagramError::Stream(error)) => Err(error.into()),
     };
     // SAFETY: see above.
@@ -229,9 +223,7 @@ unsafe extern "C" fn read_datagram(
 
 unsafe extern "C" fn max_datagram_size(data: *mut (), out: Out<u64>, fault: Out<Fault>) -> u32 {
     // SAFETY: see above.
-    unsafe {
-        answer(out, fault, || Ok(exported(data).max_datagram_size().map(|size| size as u64)))
-    }
+    unsafe { answer(out, fault, || Ok(exported(data).max_datagram_size().map(|size| size as u64))) }
 }
 
 unsafe extern "C" fn close(data: *mut (), code: u64, reason: Slice) {

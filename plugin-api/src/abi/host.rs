@@ -77,9 +77,7 @@ unsafe extern "C" fn task_poll_ended(data: *mut (), waker: *const WakerWords) ->
         let mut task = unsafe { object::<ExportedTask>(data) }.lock();
         let (task, cache) = &mut *task;
         // SAFETY: the importer lends its waker for this call.
-        unsafe {
-            cache.with(*waker, |waker| task.poll_ended(&mut Context::from_waker(waker)))
-        }
+        unsafe { cache.with(*waker, |waker| task.poll_ended(&mut Context::from_waker(waker))) }
     });
     match ended {
         Ok(Poll::Pending) => PENDING,
@@ -182,9 +180,8 @@ impl CapabilityBackend for ImportedCapability {
 
     fn reveal(&self) -> Option<Bytes> {
         // SAFETY: the handle is alive.
-        let secret = ask(|out, fault| unsafe {
-            self.handle.table.reveal()(self.handle.data, out, fault)
-        });
+        let secret =
+            ask(|out, fault| unsafe { self.handle.table.reveal()(self.handle.data, out, fault) });
         secret.ok().flatten().map(Blob::into_secret)
     }
 
@@ -231,12 +228,8 @@ pub struct HostTable {
     pub counter: unsafe extern "C" fn(data: *mut (), name: Slice, labels: Pairs, add: u64),
     pub gauge: unsafe extern "C" fn(data: *mut (), name: Slice, labels: Pairs, value: f64),
     pub histogram: unsafe extern "C" fn(data: *mut (), name: Slice, labels: Pairs, value: f64),
-    pub resolve_token: unsafe extern "C" fn(
-        data: *mut (),
-        token: Slice,
-        out: *mut Blob,
-        fault: *mut Fault,
-    ) -> u32,
+    pub resolve_token:
+        unsafe extern "C" fn(data: *mut (), token: Slice, out: *mut Blob, fault: *mut Fault) -> u32,
     pub resolve_fingerprint: unsafe extern "C" fn(
         data: *mut (),
         fingerprint: Slice,
@@ -383,13 +376,7 @@ unsafe extern "C" fn log_enabled(data: *mut (), level: u32, target: Slice) -> u3
     u32::from(matches!(enabled, Ok(Some(true))))
 }
 
-unsafe extern "C" fn log(
-    data: *mut (),
-    level: u32,
-    target: Slice,
-    message: Slice,
-    fields: Pairs,
-) {
+unsafe extern "C" fn log(data: *mut (), level: u32, target: Slice, message: Slice, fields: Pairs) {
     guard_drop(|| {
         // SAFETY: see above.
         let record = unsafe { (target.text(), message.text(), fields.read()) };
@@ -551,9 +538,8 @@ impl HostBackend for ImportedHost {
             Ok(Unit::UNIT)
         });
         // SAFETY: see above.
-        let spawned = demand(|out, fault| unsafe {
-            self.table().spawn()(self.data(), task, out, fault)
-        });
+        let spawned =
+            demand(|out, fault| unsafe { self.table().spawn()(self.data(), task, out, fault) });
         TaskHandle::new(match spawned {
             Ok(handle) => Box::new(ImportedTask(handle)),
             Err(_) => Box::new(NotSpawned),

@@ -12,7 +12,9 @@ use abi_stable::prefix_type::WithMetadata;
 use abi_stable::type_layout::TypeLayout;
 use futures_util::future::BoxFuture;
 
-use super::call::{ContextRef, export_context, export_items, import_context, import_items, input, output};
+use super::call::{
+    ContextRef, export_context, export_items, import_context, import_items, input, output,
+};
 use super::connection::{ConnectionRef, export_connection, import_connection};
 use super::future::{RawTask, Unit, run};
 use super::host::{HostRef, export_host, import_host};
@@ -172,10 +174,8 @@ unsafe extern "C" fn plugin_probe(_data: *mut ()) -> u64 {
 struct Exports<P, const ALONE: bool>(std::marker::PhantomData<P>);
 
 impl<P: Plugin, const ALONE: bool> Exports<P, ALONE> {
-    const TABLE: &'static WithMetadata<ModuleTable> = &WithMetadata::new(ModuleTable {
-        manifest: manifest::<P>,
-        build: build::<P, ALONE>,
-    });
+    const TABLE: &'static WithMetadata<ModuleTable> =
+        &WithMetadata::new(ModuleTable { manifest: manifest::<P>, build: build::<P, ALONE> });
 }
 
 extern "C" fn module<P: Plugin>() -> ModuleRef {
@@ -238,7 +238,8 @@ unsafe extern "C" fn handle(
     let body = || {
         // SAFETY: see above.
         let (built, auth) = unsafe { (&*data.cast::<Built>(), auth.json::<AuthContext>()?) };
-        let handler = built.handlers.get(index as usize).ok_or_else(|| no_such("handler", index))?;
+        let handler =
+            built.handlers.get(index as usize).ok_or_else(|| no_such("handler", index))?;
         let connection = Connection::new(import_connection(connection));
         let serving = handler.clone().handle(connection, auth);
         Ok(Some(RawTask::future(async move {
@@ -438,8 +439,8 @@ impl DynHandler for Part {
         auth: AuthContext,
     ) -> BoxFuture<'static, Result<(), HandlerError>> {
         Box::pin(async move {
-            let auth =
-                serde_json::to_vec(&auth).map_err(|error| HandlerError::internal(error.to_string()))?;
+            let auth = serde_json::to_vec(&auth)
+                .map_err(|error| HandlerError::internal(error.to_string()))?;
             let task = {
                 let connection = export_connection(connection.backend().clone());
                 let Handle { data, table } = &*self.plugin;

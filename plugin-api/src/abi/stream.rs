@@ -37,8 +37,7 @@ impl Polled {
 type Kept = Option<Fault>;
 
 fn failed(fault: Fault, kept: &mut Kept) -> Polled {
-    let polled =
-        Polled { status: Polled::FAULT + u64::from(fault.code), value: fault.detail };
+    let polled = Polled { status: Polled::FAULT + u64::from(fault.code), value: fault.detail };
     *kept = Some(fault);
     polled
 }
@@ -193,54 +192,68 @@ unsafe extern "C" fn poll_write(
 ) -> Polled {
     // SAFETY: see above.
     let exported = unsafe { half::<dyn SendBackend>(data) };
-    polled(exported, || Box::new(Gone), |Exported { half, waker: cache, .. }| {
-        // SAFETY: see above.
-        let bytes = unsafe { std::slice::from_raw_parts(bytes, len) };
-        // SAFETY: see above.
-        unsafe {
-            cache.with(*waker, |waker| {
-                half.poll_write(&mut Context::from_waker(waker), bytes)
-                    .map_ok(|n| Polled::ready(n as u64))
-            })
-        }
-    })
+    polled(
+        exported,
+        || Box::new(Gone),
+        |Exported { half, waker: cache, .. }| {
+            // SAFETY: see above.
+            let bytes = unsafe { std::slice::from_raw_parts(bytes, len) };
+            // SAFETY: see above.
+            unsafe {
+                cache.with(*waker, |waker| {
+                    half.poll_write(&mut Context::from_waker(waker), bytes)
+                        .map_ok(|n| Polled::ready(n as u64))
+                })
+            }
+        },
+    )
 }
 
 unsafe extern "C" fn poll_flush(data: *mut (), waker: *const WakerWords) -> Polled {
     // SAFETY: see above.
     let exported = unsafe { half::<dyn SendBackend>(data) };
-    polled(exported, || Box::new(Gone), |Exported { half, waker: cache, .. }| {
-        // SAFETY: see above.
-        unsafe {
-            cache.with(*waker, |waker| {
-                half.poll_flush(&mut Context::from_waker(waker)).map_ok(|()| Polled::ready(0))
-            })
-        }
-    })
+    polled(
+        exported,
+        || Box::new(Gone),
+        |Exported { half, waker: cache, .. }| {
+            // SAFETY: see above.
+            unsafe {
+                cache.with(*waker, |waker| {
+                    half.poll_flush(&mut Context::from_waker(waker)).map_ok(|()| Polled::ready(0))
+                })
+            }
+        },
+    )
 }
 
 unsafe extern "C" fn poll_stopped(data: *mut (), waker: *const WakerWords) -> Polled {
     // SAFETY: see above.
     let exported = unsafe { half::<dyn SendBackend>(data) };
-    polled(exported, || Box::new(Gone), |Exported { half, stopped: cache, .. }| {
-        // SAFETY: see above.
-        unsafe {
-            cache.with(*waker, |waker| {
-                half.poll_stopped(&mut Context::from_waker(waker)).map_ok(|code| match code {
-                    Some(code) => Polled::ready(code),
-                    None => Polled { status: u64::from(NONE), value: 0 },
+    polled(
+        exported,
+        || Box::new(Gone),
+        |Exported { half, stopped: cache, .. }| {
+            // SAFETY: see above.
+            unsafe {
+                cache.with(*waker, |waker| {
+                    half.poll_stopped(&mut Context::from_waker(waker)).map_ok(|code| match code {
+                        Some(code) => Polled::ready(code),
+                        None => Polled { status: u64::from(NONE), value: 0 },
+                    })
                 })
-            })
-        }
-    })
+            }
+        },
+    )
 }
 
 unsafe extern "C" fn finish(data: *mut ()) -> Polled {
     // SAFETY: see above.
     let exported = unsafe { half::<dyn SendBackend>(data) };
-    polled(exported, || Box::new(Gone), |exported| {
-        Poll::Ready(exported.half.finish().map(|()| Polled::ready(0)))
-    })
+    polled(
+        exported,
+        || Box::new(Gone),
+        |exported| Poll::Ready(exported.half.finish().map(|()| Polled::ready(0))),
+    )
 }
 
 unsafe extern "C" fn reset(data: *mut (), code: u64) {
@@ -269,18 +282,22 @@ unsafe extern "C" fn poll_read(
 ) -> Polled {
     // SAFETY: see above.
     let exported = unsafe { half::<dyn RecvBackend>(data) };
-    polled(exported, || Box::new(Gone), |Exported { half, waker: cache, .. }| {
-        // SAFETY: see above; the memory may be uninitialised, which the type says.
-        let into = unsafe { std::slice::from_raw_parts_mut(into.cast(), len) };
-        let mut buffer = ReadBuf::uninit(into);
-        // SAFETY: see above.
-        let poll = unsafe {
-            cache.with(*waker, |waker| {
-                half.poll_read(&mut Context::from_waker(waker), &mut buffer)
-            })
-        };
-        poll.map_ok(|()| Polled::ready(buffer.filled().len() as u64))
-    })
+    polled(
+        exported,
+        || Box::new(Gone),
+        |Exported { half, waker: cache, .. }| {
+            // SAFETY: see above; the memory may be uninitialised, which the type says.
+            let into = unsafe { std::slice::from_raw_parts_mut(into.cast(), len) };
+            let mut buffer = ReadBuf::uninit(into);
+            // SAFETY: see above.
+            let poll = unsafe {
+                cache.with(*waker, |waker| {
+                    half.poll_read(&mut Context::from_waker(waker), &mut buffer)
+                })
+            };
+            poll.map_ok(|()| Polled::ready(buffer.filled().len() as u64))
+        },
+    )
 }
 
 unsafe extern "C" fn stop(data: *mut (), code: u64) {
@@ -312,7 +329,10 @@ fn read(
         status => status.saturating_sub(Polled::FAULT) as u32,
     };
     let error = match code {
-        fault::CONNECTION_CLOSED | fault::STREAM_CLOSED | fault::TIMEOUT | fault::RESET
+        fault::CONNECTION_CLOSED
+        | fault::STREAM_CLOSED
+        | fault::TIMEOUT
+        | fault::RESET
         | fault::STOPPED => Fault::plain(code, polled.value),
         _ => {
             let mut kept = std::mem::MaybeUninit::uninit();
@@ -350,9 +370,8 @@ impl SendBackend for ImportedSend {
     ) -> Poll<Result<usize, StreamError>> {
         let words = WakerWords::of(cx.waker());
         // SAFETY: the handle is alive, the pointers are valid through the call.
-        let polled = unsafe {
-            self.0.table.poll_write()(self.0.data, &words, data.as_ptr(), data.len())
-        };
+        let polled =
+            unsafe { self.0.table.poll_write()(self.0.data, &words, data.as_ptr(), data.len()) };
         // Never more than was offered, whatever the other side says.
         self.read(polled)
             .map_ok(|n| usize::try_from(n.unwrap_or(0)).unwrap_or(usize::MAX).min(data.len()))

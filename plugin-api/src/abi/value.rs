@@ -391,9 +391,7 @@ impl From<Fault> for StreamError {
             fault::TIMEOUT => Self::Timeout,
             fault::RESET => Self::Reset(fault.detail),
             fault::STOPPED => Self::Stopped(fault.detail),
-            fault::IO => {
-                Self::Internal(io::Error::new(kind_of(fault.detail), fault.text.text()))
-            }
+            fault::IO => Self::Internal(io::Error::new(kind_of(fault.detail), fault.text.text())),
             _ => Self::Internal(match fault.panic() {
                 Some(panicked) => io::Error::other(panicked),
                 None => io::Error::other(fault.message()),
@@ -541,7 +539,6 @@ impl<T: Table> Handle<T> {
     pub(crate) fn new<O: Send>(object: O, table: T) -> Self {
         Self { data: into_raw(object), table }
     }
-
 }
 
 impl<T: Table> Drop for Handle<T> {

@@ -34,9 +34,8 @@ pub(super) fn load(path: &Path, bytes: &[u8], image: &Image) -> Result<Module, L
     // SAFETY: libraries are never unloaded, so what lies in one is 'static.
     layout::compare(path, unsafe { &*theirs })?;
     // SAFETY: as above, for the module function.
-    let module = unsafe {
-        std::mem::transmute::<usize, extern "C" fn() -> *const ()>(functions.module)
-    }();
+    let module =
+        unsafe { std::mem::transmute::<usize, extern "C" fn() -> *const ()>(functions.module) }();
     if !functions.in_data(image, module as usize) {
         return Err(wrong(path, "its table of functions lies outside the library"));
     }
@@ -147,7 +146,10 @@ fn check_pointers(
     };
     for (name, address) in [("layout", layout), ("module", module)] {
         if !inside(address, 1, true) {
-            return Err(wrong(path, &format!("its {name} function lies outside the library's code")));
+            return Err(wrong(
+                path,
+                &format!("its {name} function lies outside the library's code"),
+            ));
         }
     }
     let (text, len) = info.range();
