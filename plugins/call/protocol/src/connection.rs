@@ -393,7 +393,9 @@ impl CallConnection {
             match pending.next().await {
                 Answer::Item(output, _) => Ok(output),
                 Answer::Failed(error) => Err(error),
-                Answer::Completed => Err(CallError::internal("the call completed without a result")),
+                Answer::Completed => {
+                    Err(CallError::internal("the call completed without a result"))
+                }
             }
         };
         let Some(mut sleep) = sleep else { return work.await };
@@ -412,9 +414,8 @@ impl CallConnection {
         &self,
         requests: impl IntoIterator<Item = (String, Json)>,
     ) -> Vec<Result<Json, CallError>> {
-        let calls = requests
-            .into_iter()
-            .map(|(name, input)| async move { self.call(&name, input).await });
+        let calls =
+            requests.into_iter().map(|(name, input)| async move { self.call(&name, input).await });
         futures_util::future::join_all(calls).await
     }
 
@@ -633,18 +634,17 @@ impl Subscription {
             Poll::Ready(Answer::Item(item, _)) => return Poll::Ready(Some(Ok(item))),
             Poll::Ready(Answer::Completed) => None,
             Poll::Ready(Answer::Failed(error)) => Some(Err(error)),
-            Poll::Pending => match &mut self.sleep {
-                Some(sleep) if sleep.as_mut().poll(cx).is_ready() => {
-                    if let Some(Entry::Outbound(slot)) =
-                        self.pending.shared.take_outbound(&self.pending.id)
-                    {
-                        let shared = &self.pending.shared;
-                        shared.send_abort(&slot, &self.pending.id, AbortPolicy::default());
-                    }
-                    Some(Err(CallError::timeout()))
+            Poll::Pending => {
+                let expired = self.sleep.as_mut().is_some_and(|s| s.as_mut().poll(cx).is_ready());
+                if !expired {
+                    return Poll::Pending;
                 }
-                _ => return Poll::Pending,
-            },
+                let Pending { shared, id, .. } = &self.pending;
+                if let Some(Entry::Outbound(slot)) = shared.take_outbound(id) {
+                    shared.send_abort(&slot, id, AbortPolicy::default());
+                }
+                Some(Err(CallError::timeout()))
+            }
         };
         self.ended = true;
         Poll::Ready(item)

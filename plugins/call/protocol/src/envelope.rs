@@ -146,9 +146,7 @@ pub fn parse(frame: &Bytes) -> Result<Envelope, EnvelopeError> {
             Event::Requested(request(payload, share))
         }
         "call.responded" => match serde_json::from_str::<RawResponse<'_>>(payload) {
-            Ok(body) => {
-                Event::Responded { output: share(body.output), terminal: body.terminal }
-            }
+            Ok(body) => Event::Responded { output: share(body.output), terminal: body.terminal },
             Err(_) => Event::Unparsable("call.responded"),
         },
         "call.completed" => Event::Completed,

@@ -17,7 +17,9 @@ pub enum FrameError {
     #[error("a frame of no bytes; every frame holds one envelope")]
     Empty,
     /// The prefix says more than the limit.
-    #[error("a frame of {size} bytes exceeds the limit of {limit}; send less, or raise `max_frame_bytes`")]
+    #[error(
+        "a frame of {size} bytes exceeds the limit of {limit}; send less, or raise `max_frame_bytes`"
+    )]
     TooLarge {
         /// What the prefix says, in bytes.
         size: usize,

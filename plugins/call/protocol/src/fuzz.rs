@@ -21,7 +21,11 @@ fn frames(data: &[u8], step: usize) -> (Vec<Bytes>, Option<FrameError>) {
         loop {
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    assert!(!frame.is_empty() && frame.len() <= 4096 && frame.len() + PREFIX <= data.len());
+                    assert!(
+                        !frame.is_empty()
+                            && frame.len() <= 4096
+                            && frame.len() + PREFIX <= data.len()
+                    );
                     out.push(frame);
                 }
                 Ok(None) => break,

@@ -5,8 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use alknet_plugin_api::{
-    AbortPolicy, CallError, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Json,
-    OperationSpec,
+    AbortPolicy, CallError, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Json, OperationSpec,
 };
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt, stream};
