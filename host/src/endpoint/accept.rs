@@ -154,8 +154,7 @@ pub(super) fn sockets(
     if count == 1 {
         return Ok(vec![claim]);
     }
-    let address =
-        claim.local_addr().map_err(|source| EndpointError::Bind { address, source })?;
+    let address = claim.local_addr().map_err(|source| EndpointError::Bind { address, source })?;
     drop(claim);
     (0..count).map(|_| open(address, true)).collect()
 }

@@ -61,7 +61,7 @@ impl EndpointConfig {
 }
 
 /// How connections are spread over threads; `docs/adr/0003-runtime-shape.md`
-/// has the reasons and the figures.
+/// has the reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuntimeShape {
@@ -76,7 +76,7 @@ pub enum RuntimeShape {
 
 impl Default for RuntimeShape {
     fn default() -> Self {
-        Self::Shards(0)
+        Self::Shared
     }
 }
 

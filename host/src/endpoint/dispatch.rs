@@ -173,7 +173,8 @@ impl Dispatcher {
 
         // The call itself may panic, so it stands inside what is caught.
         let handle = Connection::new(connection.clone());
-        let run = AssertUnwindSafe(async move { handler.handle(handle, auth).await }).catch_unwind();
+        let run =
+            AssertUnwindSafe(async move { handler.handle(handle, auth).await }).catch_unwind();
         let lost = async {
             connection.closed().await;
             tokio::time::sleep(AFTERWARDS).await;

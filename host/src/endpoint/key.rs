@@ -169,9 +169,8 @@ impl FromStr for NodeAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let rest = text
-            .strip_prefix("alknet://")
-            .ok_or_else(|| AddressError::Scheme(text.to_owned()))?;
+        let rest =
+            text.strip_prefix("alknet://").ok_or_else(|| AddressError::Scheme(text.to_owned()))?;
         let (key, place) =
             rest.split_once('@').ok_or_else(|| AddressError::NoKey(text.to_owned()))?;
         let key = key.parse()?;

@@ -241,7 +241,8 @@ impl SendBackend for QuicSend {
 
     fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, StreamError>> {
         let Self { quinn, stopped, .. } = self;
-        let result = ready!(stopped.get_or_insert_with(|| Box::pin(quinn.stopped())).poll_unpin(cx));
+        let result =
+            ready!(stopped.get_or_insert_with(|| Box::pin(quinn.stopped())).poll_unpin(cx));
         // A finished future must not be polled again.
         *stopped = None;
         Poll::Ready(match result {

@@ -182,11 +182,7 @@ impl ConnectionTable {
     }
 
     /// Closes the connections that `which` picks, and says how many.
-    pub fn close_where(
-        &self,
-        code: CloseCode,
-        which: impl Fn(&ConnectionRecord) -> bool,
-    ) -> usize {
+    pub fn close_where(&self, code: CloseCode, which: impl Fn(&ConnectionRecord) -> bool) -> usize {
         let picked: Vec<_> = {
             let entries = self.entries.read();
             let picked = entries.values().filter(|entry| which(&entry.record()));

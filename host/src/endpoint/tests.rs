@@ -1,1 +1,345 @@
+//! A real endpoint and real clients over loopback.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use alknet_plugin_api::{
+    AuthContext, Connection, DatagramError, HandlerError, Identity, ProtocolHandler, StreamError,
+};
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::*;
+
+/// Serves each connection by what its ALPN says.
+struct Behaviour {
+    finished: Arc<AtomicUsize>,
+    entered: Arc<Notify>,
+}
+
+impl ProtocolHandler for Behaviour {
+    async fn handle(&self, connection: Connection, auth: &AuthContext) -> Result<(), HandlerError> {
+        self.entered.notify_one();
+        match auth.alpn() {
+            "t/echo" => loop {
+                let (mut send, mut recv) = connection.accept_bi().await?;
+                tokio::io::copy(&mut recv, &mut send).await?;
+                send.finish()?;
+            },
+            "t/who" => {
+                let (mut send, _recv) = connection.accept_bi().await?;
+                let who = |id: &str| Identity { id: id.into(), ..Identity::default() };
+                let first = connection.set_identity(who("first")).is_ok();
+                let second = connection.set_identity(who("second")).is_ok();
+                let kept = connection.identity().map(|identity| identity.id);
+                let text = format!(
+                    "{:?} {:?} {first} {second} {kept:?}",
+                    auth.peer_fingerprint(),
+                    auth.identity().map(|identity| identity.id.as_str()),
+                );
+                send.write_all(text.as_bytes()).await?;
+                send.finish()?;
+                connection.closed().await;
+                Ok(())
+            }
+            "t/done" => Ok(()),
+            "t/error" => Err(HandlerError::internal("no")),
+            "t/auth" => Err(HandlerError::AuthRequired),
+            "t/panic" => panic!("a handler's bug"),
+            "t/trap" => Err(HandlerError::Internal(Box::new(Crash("trap".into())))),
+            "t/drain" => {
+                connection.shutdown().await;
+                self.finished.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+            "t/stay" => std::future::pending().await,
+            "t/dropped" => {
+                let (mut send, _recv) = connection.accept_bi().await?;
+                send.write_all(b"half").await?;
+                drop(send);
+                connection.closed().await;
+                Ok(())
+            }
+            "t/codes" => {
+                let (mut send, mut recv) = connection.accept_bi().await?;
+                let mut buffer = [0; 16];
+                loop {
+                    match recv.read(&mut buffer).await {
+                        Ok(_) => {}
+                        // Back to the client goes what the client sent.
+                        Err(StreamError::Reset(code)) => {
+                            send.reset(code);
+                            break;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                connection.closed().await;
+                Ok(())
+            }
+            "t/datagram" => loop {
+                let data = connection.read_datagram().await?;
+                connection
+                    .send_datagram(data)
+                    .map_err(|error| HandlerError::internal(error.to_string()))?;
+            },
+            other => Err(HandlerError::internal(other)),
+        }
+    }
+}
+
+struct Peers;
+impl PeerResolver for Peers {
+    fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity> {
+        (fingerprint == NodeKey::from_seed([2; 32]).public().fingerprint())
+            .then(|| Identity { id: "alice".into(), ..Identity::default() })
+    }
+}
+
+struct Node {
+    endpoint: Endpoint,
+    finished: Arc<AtomicUsize>,
+    entered: Arc<Notify>,
+}
+
+fn node_shaped(runtime: RuntimeShape) -> Node {
+    let (finished, entered) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+    let handler = Arc::new(Behaviour { finished: finished.clone(), entered: entered.clone() });
+    let mut routes = RouteTable::new();
+    for name in [
+        "echo", "who", "done", "error", "auth", "panic", "trap", "drain", "stay", "dropped",
+        "codes", "datagram",
+    ] {
+        routes.add(&format!("t/{name}"), "test", Some(handler.clone())).unwrap();
+    }
+    routes.add("t/absent", "absent", None).unwrap();
+    let config = EndpointConfig { runtime, ..EndpointConfig::on("127.0.0.1:0".parse().unwrap()) };
+    let key = NodeKey::from_seed([1; 32]);
+    let endpoint = Endpoint::bind(config, &key, routes, Arc::new(Peers)).unwrap();
+    Node { endpoint, finished, entered }
+}
+
+fn node() -> Node {
+    node_shaped(RuntimeShape::Shared)
+}
+
+impl Node {
+    async fn dial_with(&self, dialer: &Dialer, alpn: &str) -> Result<Connection, DialError> {
+        dialer.dial(self.endpoint.local_addr(), self.endpoint.key(), alpn).await
+    }
+}
+
+fn anonymous() -> Dialer {
+    Dialer::new(None).unwrap()
+}
+
+async fn echo(connection: &Connection) {
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(b"hello").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(recv.read_to_end(64).await.unwrap(), b"hello");
+}
+
+async fn who(connection: &Connection) -> String {
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(b"?").await.unwrap();
+    String::from_utf8(recv.read_to_end(512).await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn both_runtime_shapes_serve() {
+    for shape in [RuntimeShape::Shared, RuntimeShape::Shards(2)] {
+        let node = node_shaped(shape);
+        for _ in 0..4 {
+            let dialer = anonymous();
+            echo(&node.dial_with(&dialer, "t/echo").await.unwrap()).await;
+        }
+        node.endpoint.shutdown(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
+async fn k03_no_common_alpn_fails_the_handshake_and_the_loop_goes_on() {
+    let (node, dialer) = (node(), anonymous());
+    let error = node.dial_with(&dialer, "t/unknown").await.unwrap_err();
+    assert!(matches!(error, DialError::Handshake { .. }), "{error}");
+    echo(&node.dial_with(&dialer, "t/echo").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn k05_k06_each_end_of_a_handler_has_its_code_and_harms_nobody() {
+    let (node, dialer) = (node(), anonymous());
+    let bystander = node.dial_with(&dialer, "t/echo").await.unwrap();
+    for (alpn, code) in [
+        ("t/done", 0),
+        ("t/error", 1),
+        ("t/auth", 2),
+        ("t/panic", 5),
+        ("t/trap", 5),
+        ("t/absent", 6),
+    ] {
+        let connection = node.dial_with(&dialer, alpn).await.unwrap();
+        assert_eq!(connection.closed().await.code, Some(code), "{alpn}");
+        echo(&bystander).await;
+    }
+    let closed = node.endpoint.table().close_where(CloseCode::PeerRemoved, |_| true);
+    assert_eq!(closed, 1);
+    assert_eq!(bystander.closed().await.code, Some(8));
+}
+
+#[tokio::test]
+async fn k06_a_prefix_over_its_limit_is_turned_away() {
+    let (node, dialer) = (node(), anonymous());
+    let limits = |concurrent_per_prefix| admission::AdmissionLimits {
+        concurrent_per_prefix,
+        ..Default::default()
+    };
+    node.endpoint.set_limits(limits(1));
+    let first = node.dial_with(&dialer, "t/echo").await.unwrap();
+    echo(&first).await;
+    assert!(node.dial_with(&dialer, "t/echo").await.is_err());
+    node.endpoint.set_limits(limits(2));
+    echo(&node.dial_with(&dialer, "t/echo").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn k09_k22_k32_the_server_sees_the_clients_key_and_one_identity() {
+    let node = node();
+    for (seed, identity) in [(2, "Some(\"alice\")"), (3, "None")] {
+        let key = NodeKey::from_seed([seed; 32]);
+        let dialer = Dialer::new(Some(&key)).unwrap();
+        let connection = node.dial_with(&dialer, "t/who").await.unwrap();
+        let fingerprint = key.public().fingerprint();
+        let expected = format!("Some({fingerprint:?}) {identity} true false Some(\"first\")");
+        assert_eq!(who(&connection).await, expected);
+        assert_eq!(connection.peer_key(), Some(node.endpoint.key().0));
+        let records = node.endpoint.table().snapshot();
+        let record = records.iter().find(|r| r.peer.as_ref() == Some(&fingerprint)).unwrap();
+        assert_eq!((record.identity.as_deref(), record.streams), (Some("first"), 1));
+    }
+}
+
+#[tokio::test]
+async fn k10_a_dropped_send_half_is_reset() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/dropped").await.unwrap();
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(b"?").await.unwrap();
+    let error = recv.read_to_end(64).await.unwrap_err();
+    assert!(matches!(error, StreamError::Reset(0x10)), "{error}");
+}
+
+#[tokio::test]
+async fn k11_codes_arrive_unchanged_both_ways() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/codes").await.unwrap();
+    let code = (1 << 62) - 2;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(b"?").await.unwrap();
+    send.reset(code);
+    let error = recv.read_to_end(64).await.unwrap_err();
+    assert!(matches!(error, StreamError::Reset(c) if c == code), "{error}");
+}
+
+#[tokio::test]
+async fn k12_datagrams_arrive_and_an_oversize_one_names_the_maximum() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/datagram").await.unwrap();
+    connection.send_datagram(Bytes::from_static(b"ping")).unwrap();
+    assert_eq!(connection.read_datagram().await.unwrap(), "ping");
+    let error = connection.send_datagram(vec![0; 70_000].into()).unwrap_err();
+    let DatagramError::TooLarge { size: 70_000, max } = error else { panic!("{error}") };
+    assert_eq!(Some(max), connection.max_datagram_size());
+}
+
+#[tokio::test]
+async fn k16_k17_a_drain_refuses_newcomers_and_lets_handlers_finish() {
+    let (node, dialer) = (node(), anonymous());
+    let draining = node.dial_with(&dialer, "t/drain").await.unwrap();
+    node.entered.notified().await;
+    let staying = node.dial_with(&dialer, "t/stay").await.unwrap();
+    node.entered.notified().await;
+    let newcomer = async {
+        assert_eq!(draining.closed().await.code, Some(0));
+        assert_eq!(node.finished.load(Ordering::SeqCst), 1);
+        assert!(node.dial_with(&dialer, "t/echo").await.is_err());
+        // The second signal ends the wait for the one that stays.
+        node.endpoint.close_now();
+    };
+    let began = Instant::now();
+    tokio::join!(node.endpoint.shutdown(Duration::from_secs(60)), newcomer);
+    assert_eq!(staying.closed().await.code, Some(3));
+    assert!(began.elapsed() < Duration::from_secs(5), "k20: a second signal closes at once");
+}
+
+#[tokio::test]
+async fn k18_a_handler_beyond_the_drain_is_closed_with_3() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/stay").await.unwrap();
+    node.entered.notified().await;
+    let limit = Duration::from_millis(100);
+    let began = Instant::now();
+    node.endpoint.shutdown(limit).await;
+    assert!(began.elapsed() >= limit);
+    assert_eq!(connection.closed().await.code, Some(3));
+}
+
+#[tokio::test]
+async fn k19_an_idle_node_stops_at_once() {
+    let node = node();
+    let began = Instant::now();
+    node.endpoint.shutdown(Duration::from_secs(60)).await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn k23_anothers_public_key_without_its_private_key_is_refused() {
+    let node = node();
+    let victim = NodeKey::from_seed([2; 32]).public();
+    let crypto = tls::forged_client_config(&NodeKey::from_seed([9; 32]), victim);
+    let forger = Dialer::with_crypto(crypto);
+    // A TLS 1.3 client is done before the server has judged it.
+    if let Ok(connection) = node.dial_with(&forger, "t/who").await {
+        assert_eq!(connection.closed().await.code, None, "the handshake failed, not a handler");
+    }
+    assert!(node.endpoint.table().is_empty());
+    echo(&node.dial_with(&anonymous(), "t/echo").await.unwrap()).await;
+    assert_eq!(node.endpoint.table().snapshot().len(), 1, "the forger reached no handler");
+}
+
+#[tokio::test]
+async fn k25_a_client_without_a_key_is_anonymous() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/who").await.unwrap();
+    assert!(who(&connection).await.starts_with("None None"));
+}
+
+#[tokio::test]
+async fn k26_a_mismatched_or_unpinned_raw_key_is_refused() {
+    let (node, dialer) = (node(), anonymous());
+    let (address, other) = (node.endpoint.local_addr(), NodeKey::from_seed([8; 32]).public());
+    assert!(dialer.dial(address, other, "t/echo").await.is_err());
+    assert!(dialer.dial_name(address, other, "localhost", "t/echo").await.is_err());
+}
+
+#[test]
+fn k31_neither_side_does_0_rtt() {
+    let key = NodeKey::from_seed([1; 32]);
+    let server = tls::server_config(&key, vec![b"t/echo".to_vec()]).unwrap();
+    assert_eq!(server.max_early_data_size, 0);
+    assert!(!tls::client_config(None).unwrap().enable_early_data);
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_an_error_in_either_shape() {
+    let node = node_shaped(RuntimeShape::Shards(2));
+    for runtime in [RuntimeShape::Shared, RuntimeShape::Shards(2)] {
+        let config = EndpointConfig { runtime, ..EndpointConfig::on(node.endpoint.local_addr()) };
+        let mut routes = RouteTable::new();
+        routes.add("a", "a", None).unwrap();
+        let key = NodeKey::from_seed([1; 32]);
+        let error = Endpoint::bind(config, &key, routes, Arc::new(Peers)).err().unwrap();
+        assert!(matches!(error, EndpointError::Bind { .. }), "{error}");
+    }
+}
