@@ -8,6 +8,8 @@
 //! nothing of QUIC, of shared libraries or of WebAssembly.
 
 pub mod admin;
+#[cfg(feature = "quinn")]
+pub mod assembly;
 pub mod auth;
 pub mod cli;
 pub mod config;

@@ -5,13 +5,22 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use alknet_plugin_api::{Host, Json, Manifest};
+use ed25519_dalek::VerifyingKey;
 
-use crate::config::{Mode, NodeConfig, PluginStanza, Problem, Problems};
+use crate::config::{Mode, NodeConfig, Place, PluginStanza, Problem, Problems};
 use crate::observe::status::PluginStatus;
 #[cfg(feature = "components")]
 use crate::plugins::component;
 use crate::plugins::{Artifact, Kind, LoadError, LoadedPlugin, Opened, artifact, native};
 use crate::services::{PluginHost, Shared};
+
+/// The component engine of a node, made when the first component needs it.
+#[cfg(feature = "components")]
+#[derive(Default)]
+struct Components {
+    engine: Option<component::Engine>,
+    cache_dir: std::path::PathBuf,
+}
 
 /// What became of a stanza.
 pub(super) enum Loaded {
@@ -22,23 +31,45 @@ pub(super) enum Loaded {
 }
 
 /// Loads plugins one after the other.
-pub(super) struct Loader<'a> {
+pub(super) struct Loader {
     policy: artifact::Policy,
-    config: &'a NodeConfig,
     shared: Shared,
     #[cfg(feature = "components")]
-    engine: Option<component::Engine>,
+    components: Components,
 }
 
-impl<'a> Loader<'a> {
-    pub(super) fn new(config: &'a NodeConfig, mode: Mode, shared: Shared) -> Self {
-        Self {
-            policy: artifact::Policy::new(config, mode),
-            config,
+impl Loader {
+    /// # Errors
+    /// A trusted key that is no point on the curve.
+    pub(super) fn new(config: &NodeConfig, mode: Mode, shared: Shared) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut trusted_keys = Vec::new();
+        for key in &config.trusted_plugin_keys {
+            match VerifyingKey::from_bytes(&key.0) {
+                Ok(key) => trusted_keys.push(key),
+                Err(_) => problems.push(Place::file_only(&config.file).problem(
+                    format!("`{key}` in `trusted_plugin_keys` is no Ed25519 public key"),
+                    "write the maker's public key: 64 hexadecimal digits",
+                )),
+            }
+        }
+        let policy = artifact::Policy {
+            sha256: None,
+            allow_unpinned: mode == Mode::Development,
+            signature: None,
+            trusted_keys,
+        };
+        #[cfg(feature = "components")]
+        let components = Components {
+            engine: None,
+            cache_dir: config.file.with_file_name("component-cache"),
+        };
+        problems.into_result(Self {
+            policy,
             shared,
             #[cfg(feature = "components")]
-            engine: None,
-        }
+            components,
+        })
     }
 
     pub(super) fn load(&mut self, stanza: &PluginStanza) -> Result<Loaded, Problems> {
@@ -71,6 +102,104 @@ impl<'a> Loader<'a> {
             }))),
             Err(error) => self.refuse(stanza, error),
         }
+    }
+
+    fn open(
+        &mut self,
+        stanza: &PluginStanza,
+    ) -> Result<([u8; 32], Box<dyn Opened>), LoadError> {
+        let policy = artifact::Policy {
+            sha256: stanza.sha256.map(|digest| digest.0),
+            signature: stanza.signature.as_ref().map(|s| artifact::SignatureSource::Bytes(s.0)),
+            ..self.policy.clone()
+        };
+        let artifact = Artifact::read(&stanza.artifact, &policy)?;
+        let sha256 = artifact.sha256;
+        let found = artifact.kind()?;
+        if let Some(expected) = stanza.kind.filter(|kind| *kind != found) {
+            return Err(LoadError::Kind { path: artifact.path, expected, found });
+        }
+        let opened = match found {
+            Kind::Native => native::open(&artifact)?,
+            Kind::Component => self.open_component(artifact, stanza)?,
+        };
+        Ok((sha256, opened))
+    }
+
+    #[cfg(feature = "components")]
+    fn open_component(
+        &mut self,
+        artifact: Artifact,
+        stanza: &PluginStanza,
+    ) -> Result<Box<dyn Opened>, LoadError> {
+        let default = component::ComponentLimits::default();
+        let limits = component::ComponentLimits {
+            memory_bytes: stanza.limits.memory.unwrap_or(default.memory_bytes),
+            cpu_slice_ms: stanza.limits.cpu.map_or(default.cpu_slice_ms, |time| {
+                time.as_millis().try_into().unwrap_or(u64::MAX)
+            }),
+            connection_instances: stanza.limits.instances.unwrap_or(default.connection_instances),
+            ..default
+        };
+        let engine = match &self.components.engine {
+            Some(engine) => engine.clone(),
+            None => {
+                let options = component::EngineOptions {
+                    cache_dir: Some(self.components.cache_dir.clone()),
+                    ..Default::default()
+                };
+                let path = artifact.path.clone();
+                let engine = component::Engine::new(options)
+                    .map_err(|cause| LoadError::Component { path, cause })?;
+                self.components.engine.insert(engine).clone()
+            }
+        };
+        component::open(artifact, &engine, limits)
+    }
+
+    #[cfg(not(feature = "components"))]
+    fn open_component(
+        &mut self,
+        artifact: Artifact,
+        _: &PluginStanza,
+    ) -> Result<Box<dyn Opened>, LoadError> {
+        Err(LoadError::NoComponents { path: artifact.path })
+    }
+
+    /// What follows from a plugin that cannot be loaded: nothing to serve, or a
+    /// node that starts without it.
+    fn refuse(&self, stanza: &PluginStanza, error: LoadError) -> Result<Loaded, Problems> {
+        let text = error.to_string();
+        if stanza.required || !error.may_degrade() {
+            let mut problems = Problems::default();
+            let key = match error {
+                LoadError::Digest { .. } | LoadError::Unpinned { .. } => "sha256",
+                LoadError::Signature { .. }
+                | LoadError::Unsigned { .. }
+                | LoadError::SignatureMalformed { .. }
+                | LoadError::SignatureUnchecked { .. } => "signature",
+                LoadError::Kind { .. } => "kind",
+                _ => "artifact",
+            };
+            let remedy = "see above; `alknet plugin inspect` shows what a file is";
+            problems.push(stanza.problem(key, format!("plugin `{}`: {text}", stanza.name), remedy));
+            return Err(problems);
+        }
+        tracing::warn!(plugin = stanza.name, "starting without it: {text}");
+        let kind = stanza.kind.unwrap_or(Kind::Native);
+        Ok(Loaded::Missing(Box::new(PluginStatus {
+            name: stanza.name.clone(),
+            kind: kind.name().to_owned(),
+            trust: kind.trust().to_owned(),
+            version: String::new(),
+            api: String::new(),
+            alpns: stanza.alpn.clone().unwrap_or_default(),
+            operations: Vec::new(),
+            load_time: std::time::Duration::ZERO,
+            artifact: stanza.artifact.clone(),
+            sha256: stanza.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+            failure: Some(text),
+        })))
     }
 }
 

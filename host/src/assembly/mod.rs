@@ -39,7 +39,7 @@ pub struct Deployment {
     pub node: NodeConfig,
     /// `access.toml`.
     pub access: AccessConfig,
-    policy: Policy,
+    policy: Arc<PolicyStore>,
 }
 
 impl Deployment {
@@ -59,6 +59,7 @@ impl Deployment {
             .and_then(|access| collect(&mut problems, policy(&directory.access_config(), access)));
         match (node, access, policy) {
             (Some(node), Some(access), Some(policy)) if problems.is_empty() => {
+                let policy = Arc::new(PolicyStore::new(policy, system_unix_time()));
                 Ok(Self { node, access, policy })
             }
             _ => Err(problems),
@@ -89,7 +90,6 @@ pub struct Assembled {
     /// The ALPNs served of each of `plugins`, in order of preference.
     alpns: Vec<Vec<String>>,
     registry: Arc<Registry>,
-    policy: Arc<PolicyStore>,
     draining: watch::Sender<bool>,
     status: StatusSource,
 }
@@ -113,7 +113,7 @@ pub fn assemble(
     let mut problems = Problems::default();
     let (draining, drained) = watch::channel(false);
     let shared = Shared::new(runtime.clone(), drained);
-    let mut loader = loading::Loader::new(&deployment.node, mode, shared.clone());
+    let mut loader = loading::Loader::new(&deployment.node, mode, shared.clone())?;
 
     let mut plugins = Vec::new();
     let mut stanzas: Vec<&PluginStanza> = Vec::new();
@@ -133,13 +133,12 @@ pub fn assemble(
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
 
     let status = StatusSource::default();
-    let policy = Arc::new(PolicyStore::new(deployment.policy.clone(), system_unix_time()));
-    let registry =
-        registering::registry(&deployment.node, runtime, &stanzas, &plugins, &status, policy.clone());
+    let registry = registering::registry(&deployment.node, runtime, &stanzas, &plugins, &status);
     match registry {
         Ok(registry) if problems.is_empty() => {
-            shared.open(Arc::new(registering::NodeServices::new(&registry, policy.clone())));
-            Ok(Assembled { deployment, plugins, missing, alpns, registry, policy, draining, status })
+            let policy = deployment.policy.clone();
+            shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
+            Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, status })
         }
         Ok(_) => Err(problems),
         Err(more) => {
@@ -173,10 +172,7 @@ fn plugin_status(plugin: &LoadedPlugin, alpns: &[String]) -> PluginStatus {
     let manifest = &plugin.built.manifest;
     PluginStatus {
         name: plugin.name.clone(),
-        kind: match plugin.kind {
-            crate::plugins::Kind::Native => "native".to_owned(),
-            crate::plugins::Kind::Component => "component".to_owned(),
-        },
+        kind: plugin.kind.name().to_owned(),
         trust: plugin.kind.trust().to_owned(),
         version: manifest.version.clone(),
         api: format!("{}.{}", manifest.api.0, manifest.api.1),

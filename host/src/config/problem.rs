@@ -142,6 +142,12 @@ impl Serialize for Problem {
 #[serde(transparent)]
 pub struct Problems(Vec<Problem>);
 
+impl FromIterator<Problem> for Problems {
+    fn from_iter<I: IntoIterator<Item = Problem>>(problems: I) -> Self {
+        Self(problems.into_iter().collect())
+    }
+}
+
 impl Problems {
     /// Nothing wrong yet.
     pub fn new() -> Self {

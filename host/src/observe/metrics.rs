@@ -23,13 +23,19 @@ pub fn init() {
     });
 }
 
+/// Folds samples into histograms. Without it they pile up until the next
+/// [`render`].
+pub fn upkeep() {
+    if let Some(Some(handle)) = HANDLE.get() {
+        handle.run_upkeep();
+    }
+}
+
 /// Everything collected so far; empty before [`init`].
 pub fn render() -> String {
+    upkeep();
     match HANDLE.get() {
-        Some(Some(handle)) => {
-            handle.run_upkeep();
-            handle.render()
-        }
+        Some(Some(handle)) => handle.render(),
         _ => String::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator sees of a running node: its log, its metrics, its status.
 
+pub mod calls;
 pub mod log;
 pub mod metrics;
 pub mod status;

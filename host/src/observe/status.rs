@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use crate::endpoint::ConnectionRecord;
 
 /// A node at one moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct NodeStatus {
     /// The node's public key, 64 hexadecimal digits.
     pub node_key: String,
@@ -23,7 +25,7 @@ pub struct NodeStatus {
     /// Its plugins.
     pub plugins: Vec<PluginStatus>,
     /// Its connections.
-    pub connections: Vec<ConnectionStatus>,
+    pub connections: Vec<ConnectionRecord>,
     /// Operations that can be called from the wire, by somebody.
     pub operations: usize,
     /// Resident memory in bytes, where the kernel tells.
@@ -31,7 +33,7 @@ pub struct NodeStatus {
 }
 
 /// A plugin of a running node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PluginStatus {
     /// The name in the deployment file.
     pub name: String,
@@ -55,31 +57,6 @@ pub struct PluginStatus {
     /// The artifact's SHA-256 digest in hexadecimal digits.
     pub sha256: String,
     /// Why it is not there, on a node that started degraded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-}
-
-/// A connection of a running node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ConnectionStatus {
-    /// The node's number for it.
-    pub id: u64,
-    /// What carries it.
-    pub source: String,
-    /// The peer's address.
-    pub remote_addr: Option<SocketAddr>,
-    /// The peer's id, or its key's fingerprint, or nothing for an anonymous one.
-    pub peer: Option<String>,
-    /// The negotiated ALPN.
-    pub alpn: String,
-    /// The plugin that handles it.
-    pub plugin: String,
-    /// Seconds since its start.
-    pub age_seconds: u64,
-    /// UDP payload bytes received.
-    pub bytes_received: u64,
-    /// UDP payload bytes sent.
-    pub bytes_sent: u64,
-    /// Smoothed round-trip time in microseconds.
-    pub rtt_micros: u64,
 }

@@ -205,6 +205,23 @@ pub enum LoadError {
         /// Its reason.
         reason: String,
     },
+    /// The deployment file says another kind than the file is of.
+    #[error("{}: is a {} plugin, and the deployment file says `kind = \"{}\"`. Correct `kind`, or leave it out", path.display(), found.name(), expected.name())]
+    Kind {
+        /// The artifact.
+        path: PathBuf,
+        /// What the deployment file says.
+        expected: super::Kind,
+        /// What the file is.
+        found: super::Kind,
+    },
+    /// This daemon runs no components.
+    #[cfg(not(feature = "components"))]
+    #[error("{}: is a component, and this daemon is built without them. Build it with the feature `components`", path.display())]
+    NoComponents {
+        /// The artifact.
+        path: PathBuf,
+    },
     /// A component cannot be loaded or built.
     #[cfg(feature = "components")]
     #[error("{}: {cause}", path.display())]
@@ -246,6 +263,9 @@ impl LoadError {
             | Self::Manifest { .. }
             | Self::Panicked { .. }
             | Self::Refused { .. } => true,
+            Self::Kind { .. } => false,
+            #[cfg(not(feature = "components"))]
+            Self::NoComponents { .. } => true,
             #[cfg(feature = "components")]
             Self::Component { .. } => true,
         }

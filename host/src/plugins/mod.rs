@@ -32,6 +32,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// As deployment files and listings write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Component => "component",
+        }
+    }
+
     /// The trust label shown to operators: a native plugin can do whatever the
     /// daemon's process can, a component only what it is given.
     pub fn trust(self) -> &'static str {

@@ -1,0 +1,235 @@
+//! A running node: its endpoint, its signals, its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alknet_plugin_api::{AuthContext, Connection, DynHandler, HandlerError, Identity};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Assembled;
+use crate::auth::{IdentityProvider, PolicyStore};
+use crate::config::{AccessLimits, Problem, Quic, read_key};
+use crate::endpoint::admission::AdmissionLimits;
+use crate::endpoint::{
+    Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver,
+    RouteTable,
+};
+use crate::observe::metrics;
+use crate::observe::status::{NodeStatus, PluginStatus};
+#[cfg(feature = "components")]
+use crate::plugins::component::Trap;
+use crate::plugins::native::panic_of;
+
+/// How often metrics are folded together, so that they do not pile up between
+/// two looks at them.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why a node that is in order does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The node's key cannot be read.
+    #[error("{0}")]
+    Key(Problem),
+    /// Nothing to listen on.
+    #[error("no endpoint is enabled; add `[endpoint.quic]` with `listen` to node.toml")]
+    NoEndpoint,
+    /// The endpoint does not stand.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Signals cannot be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// A node that serves.
+pub struct Node {
+    endpoint: Arc<Endpoint>,
+    plugins: Arc<[PluginStatus]>,
+    status: crate::admin::StatusSource,
+    draining: watch::Sender<bool>,
+    drain: Duration,
+}
+
+impl Assembled {
+    /// Binds the endpoint and begins to serve.
+    ///
+    /// # Errors
+    /// A key that cannot be read, or an address that is not to be had.
+    pub fn start(self) -> Result<Node, StartError> {
+        let started = Instant::now();
+        let config = &self.deployment.node;
+        let seed = read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
+        let key = NodeKey::from_seed(*seed);
+        let quic = config.quic.as_ref().ok_or(StartError::NoEndpoint)?;
+        let endpoint = Endpoint::bind(
+            endpoint_config(quic, &self.deployment.access.limits_under(&config.limits)),
+            &key,
+            self.routes(),
+            Arc::new(Peers(self.deployment.policy.clone())),
+        )?;
+        let endpoint = Arc::new(endpoint);
+        let plugins: Arc<[PluginStatus]> = self.plugins().into();
+
+        let (shown, seen) = (endpoint.clone(), plugins.clone());
+        let operations = self.registry.operations().len();
+        let node_key = hex::encode(key.public().0);
+        let tell = move || NodeStatus {
+            node_key: node_key.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            addresses: shown.local_addrs().to_vec(),
+            uptime_seconds: started.elapsed().as_secs(),
+            degraded: seen.iter().any(|plugin| plugin.failure.is_some()),
+            plugins: seen.to_vec(),
+            connections: shown.table().snapshot(),
+            operations,
+            resident_bytes: metrics::resident_bytes(),
+        };
+        // Set once: a node is started once.
+        let _first = self.status.set(Box::new(tell));
+        tokio::spawn(async {
+            let mut interval = tokio::time::interval(UPKEEP);
+            loop {
+                interval.tick().await;
+                metrics::upkeep();
+            }
+        });
+        Ok(Node {
+            endpoint,
+            plugins,
+            status: self.status,
+            draining: self.draining,
+            drain: config.limits.drain_timeout,
+        })
+    }
+
+    fn routes(&self) -> RouteTable {
+        let mut routes = RouteTable::new();
+        for (plugin, alpns) in self.plugins.iter().zip(&self.alpns) {
+            for alpn in alpns {
+                let manifest = &plugin.built.manifest;
+                let index = manifest.alpns.iter().position(|provided| provided == alpn);
+                let handler = index.and_then(|index| plugin.built.handlers.get(index)).cloned();
+                let handler = handler.map(|handler| Arc::new(Marked(handler)) as _);
+                // Duplicates were refused when the node was assembled.
+                let _first_stays = routes.add(alpn, &plugin.name, handler);
+            }
+        }
+        for plugin in &self.missing {
+            for alpn in &plugin.alpns {
+                let _first_stays = routes.add(alpn, &plugin.name, None);
+            }
+        }
+        routes
+    }
+}
+
+fn endpoint_config(quic: &Quic, limits: &AccessLimits) -> EndpointConfig {
+    EndpointConfig {
+        bind: quic.listen.clone(),
+        handshake_timeout_secs: quic.handshake_timeout.as_secs().max(1),
+        idle_timeout_secs: quic.idle_timeout.as_secs().max(1),
+        keep_alive_secs: quic.keep_alive.as_secs().max(1),
+        max_bidirectional_streams: quic.bidirectional_streams,
+        max_unidirectional_streams: quic.unidirectional_streams,
+        admission: AdmissionLimits {
+            rate_per_prefix: f64::from(limits.new_per_second),
+            burst_per_prefix: limits.new_burst,
+            concurrent_per_prefix: limits.connections_per_prefix,
+            concurrent: limits.connections,
+            failed_authentications: limits.failures_per_minute,
+            half_open_retry: limits.half_open_retry,
+            half_open_refuse: limits.half_open_refuse,
+        },
+        ..EndpointConfig::default()
+    }
+}
+
+struct Peers(Arc<PolicyStore>);
+
+impl PeerResolver for Peers {
+    fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity> {
+        self.0.resolve_from_fingerprint(fingerprint).map(|identity| (*identity).clone())
+    }
+}
+
+/// A handler whose panics and traps carry the endpoint's mark for a crash, so
+/// that the endpoint need not know what plugins are made of.
+struct Marked(Arc<dyn DynHandler>);
+
+impl DynHandler for Marked {
+    fn handle(
+        self: Arc<Self>,
+        connection: Connection,
+        auth: AuthContext,
+    ) -> BoxFuture<'static, Result<(), HandlerError>> {
+        let handling = self.0.clone().handle(connection, auth);
+        async move {
+            handling.await.map_err(|error| {
+                if let Some(panic) = panic_of(&error) {
+                    return HandlerError::Internal(Box::new(Crash(panic.to_string())));
+                }
+                #[cfg(feature = "components")]
+                if let Some(trap) = Trap::of(&error) {
+                    return HandlerError::Internal(Box::new(Crash(trap.to_string())));
+                }
+                error
+            })
+        }
+        .boxed()
+    }
+}
+
+impl Node {
+    /// The node at this moment.
+    pub fn status(&self) -> Option<NodeStatus> {
+        self.status.get().map(|tell| tell())
+    }
+
+    /// The plugins, as status shows them.
+    pub fn plugins(&self) -> &[PluginStatus] {
+        &self.plugins
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Serves until SIGINT or SIGTERM, then drains; a second signal closes at
+    /// once.
+    ///
+    /// # Errors
+    /// Signals cannot be listened for.
+    pub async fn serve(self) -> Result<(), StartError> {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        let connections = self.endpoint.table().len();
+        tracing::info!(signal = name, connections, "shutting down");
+        let shutdown = self.shutdown();
+        tokio::pin!(shutdown);
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("second signal: closing at once");
+        self.endpoint.close_now();
+        shutdown.await;
+        Ok(())
+    }
+
+    /// Tells handlers and plugins to finish, waits for them at most the drain
+    /// time, and closes what is left.
+    pub async fn shutdown(&self) {
+        self.draining.send_replace(true);
+        self.endpoint.shutdown(self.drain).await;
+    }
+}
