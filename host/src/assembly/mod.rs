@@ -1,13 +1,13 @@
 //! From a deployment file to a running node: the one place that knows everybody.
 //!
-//! 1. [`Deployment::load`] reads `node.toml` and `access.toml`.
-//! 2. [`assemble`] verifies, opens and builds every plugin, registers its
-//!    operations and freezes the registry. It binds nothing: `alknet check` stops
-//!    here, and so gives the verdict that a start would.
-//! 3. [`Assembled::start`] binds the endpoint. From then on nothing is added:
+//! 1. [`assemble`] reads `node.toml` and `access.toml`, verifies, opens and
+//!    builds every plugin, registers its operations and freezes the registry. It
+//!    binds nothing: `alknet check` stops here, and so gives the verdict that a
+//!    start would.
+//! 2. [`Assembled::start`] binds the endpoint. From then on nothing is added:
 //!    connections find their handler in a frozen table, calls their operation in
 //!    a frozen registry.
-//! 4. [`Node::serve`] waits for signals, and drains.
+//! 3. [`Node::serve`] waits for signals, and drains.
 //!
 //! Everything wrong with a deployment is collected and reported at once.
 
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::admin::StatusSource;
 use crate::auth::{Policy, PolicyStore, system_unix_time};
 use crate::config::{
-    AccessConfig, Mode, NodeConfig, NodeDirectory, Place, PluginStanza, Problems,
+    AccessConfig, Mode, NodeConfig, NodeDirectory, Place, PluginStanza, Problems, read_key,
 };
 use crate::observe::status::PluginStatus;
 use crate::plugins::LoadedPlugin;
@@ -34,36 +34,28 @@ use crate::services::Shared;
 pub use node::{Node, StartError};
 
 /// The files that say what a node is made of and who may do what.
-pub struct Deployment {
-    /// `node.toml`.
-    pub node: NodeConfig,
-    /// `access.toml`.
-    pub access: AccessConfig,
+struct Deployment {
+    node: NodeConfig,
+    access: AccessConfig,
     policy: Arc<PolicyStore>,
 }
 
 impl Deployment {
-    /// Reads both files of a node's directory.
-    ///
-    /// # Errors
-    /// Everything that is wrong with either.
-    pub fn load(directory: &NodeDirectory, mode: Mode) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
-        let node = collect(&mut problems, NodeConfig::load(&directory.node_config(), mode));
-        let access = collect(&mut problems, AccessConfig::load(&directory.access_config()));
-        if let (Some(node), Some(access)) = (&node, &access) {
-            problems.extend(access.over(&node.limits));
+    /// Reads both files. What is wrong goes to `problems`, and a file that says
+    /// nothing usable about access counts as empty, so that the rest can be
+    /// looked at too; `None` without a usable `node.toml`.
+    fn load(directory: &NodeDirectory, mode: Mode, problems: &mut Problems) -> Option<Self> {
+        let node = problems.take(NodeConfig::load(&directory.node_config(), mode));
+        let access = problems.take(AccessConfig::load(&directory.access_config()));
+        let access = access.unwrap_or_default();
+        let policy = problems.take(policy(&directory.access_config(), &access));
+        let node = node?;
+        problems.extend(access.over(&node.limits));
+        if let Err(problem) = read_key(&node.identity_key, node.identity_place()) {
+            problems.push(problem);
         }
-        let policy = access
-            .as_ref()
-            .and_then(|access| collect(&mut problems, policy(&directory.access_config(), access)));
-        match (node, access, policy) {
-            (Some(node), Some(access), Some(policy)) if problems.is_empty() => {
-                let policy = Arc::new(PolicyStore::new(policy, system_unix_time()));
-                Ok(Self { node, access, policy })
-            }
-            _ => Err(problems),
-        }
+        let policy = PolicyStore::new(policy.unwrap_or_default(), system_unix_time());
+        Some(Self { node, access, policy: Arc::new(policy) })
     }
 }
 
@@ -75,10 +67,6 @@ fn policy(file: &Path, access: &AccessConfig) -> Result<Policy, Problems> {
             .map(|error| whole.problem(error.to_string(), "correct the entries in this file"))
             .collect()
     })
-}
-
-fn collect<T>(problems: &mut Problems, result: Result<T, Problems>) -> Option<T> {
-    result.map_err(|more| problems.extend(more)).ok()
 }
 
 /// A node that is complete but for its endpoint.
@@ -100,20 +88,28 @@ impl std::fmt::Debug for Assembled {
     }
 }
 
-/// Builds everything that a deployment asks for, and binds nothing. Plugins'
-/// tasks run on `runtime`.
+/// Builds everything that the files in `directory` ask for, and binds nothing.
+/// Plugins' tasks run on `runtime`. Loading blocks: call it off the runtime's
+/// own threads.
 ///
 /// # Errors
-/// Everything that is wrong with the deployment and its plugins.
+/// Everything that is wrong with the files and the plugins.
 pub fn assemble(
-    deployment: Deployment,
+    directory: &NodeDirectory,
     mode: Mode,
     runtime: &Handle,
 ) -> Result<Assembled, Problems> {
     let mut problems = Problems::default();
+    let Some(deployment) = Deployment::load(directory, mode, &mut problems) else {
+        return Err(problems);
+    };
     let (draining, drained) = watch::channel(false);
     let shared = Shared::new(runtime.clone(), drained);
-    let mut loader = loading::Loader::new(&deployment.node, mode, shared.clone())?;
+    let Some(mut loader) =
+        problems.take(loading::Loader::new(&deployment.node, mode, shared.clone()))
+    else {
+        return Err(problems);
+    };
 
     let mut plugins = Vec::new();
     let mut stanzas: Vec<&PluginStanza> = Vec::new();
@@ -134,24 +130,24 @@ pub fn assemble(
 
     let status = StatusSource::default();
     let registry = registering::registry(&deployment.node, runtime, &stanzas, &plugins, &status);
-    match registry {
-        Ok(registry) if problems.is_empty() => {
-            let policy = deployment.policy.clone();
-            shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
-            Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, status })
-        }
-        Ok(_) => Err(problems),
-        Err(more) => {
-            problems.extend(more);
-            Err(problems)
-        }
-    }
+    let registry = problems.take(registry);
+    problems.into_result(())?;
+    // Without problems there is one.
+    let registry = registry.ok_or_else(Problems::default)?;
+    let policy = deployment.policy.clone();
+    shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
+    Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, status })
 }
 
 impl Assembled {
     /// Plugins that the node would start without.
     pub fn missing(&self) -> &[PluginStatus] {
         &self.missing
+    }
+
+    /// The deployment's static part.
+    pub fn config(&self) -> &NodeConfig {
+        &self.deployment.node
     }
 
     /// The registry.

@@ -2,11 +2,10 @@
 
 use clap::Args;
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::{Global, Output};
-use crate::config::{
-    AccessConfig, KnownNodes, Mode, NodeConfig, NodeDirectory, Problems, read_key,
-};
+use crate::assembly::{Assembled, assemble};
+use crate::config::{KnownNodes, Mode, NodeDirectory, Problems};
 
 /// Check the node's files without starting it
 #[derive(Debug, Args)]
@@ -15,41 +14,54 @@ pub(super) struct Check {}
 impl Check {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let directory = global.directory()?;
-        let (node, _) = files(&directory, Mode::Pinned)?;
+        let runtime = plugin_runtime()?;
+        let assembled = everything(&directory, Mode::Pinned, runtime.handle())?;
+        let findings: Vec<_> =
+            assembled.registry().findings().iter().map(ToString::to_string).collect();
         match output.is_json() {
-            true => output.json(&serde_json::json!({ "problems": [] })),
-            false => output.line(&format!(
-                "{}: no problems; {} plugins",
-                directory.node_config().display(),
-                node.plugins.len()
-            )),
+            true => output.json(&serde_json::json!({
+                "problems": [], "findings": findings, "plugins": assembled.plugins(),
+            })),
+            false => {
+                for finding in &findings {
+                    output.note(&format!("note: {finding}"));
+                }
+                output.line(&format!(
+                    "{}: no problems; {} plugins, {} operations",
+                    directory.node_config().display(),
+                    assembled.plugins().len(),
+                    assembled.registry().operations().len()
+                ))
+            }
         }
     }
 }
 
-/// The node's files, read as start-up reads them.
+/// A runtime for the tasks that plugins start when they are built.
+pub(super) fn plugin_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("alknet")
+        .build()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot start the runtime: {error}")))
+}
+
+/// The node of `directory`, with all that start-up would find wrong.
 ///
 /// # Errors
-/// Everything that is wrong with any of them.
-pub(super) fn files(
+/// Everything that is wrong with any of its files and plugins.
+pub(super) fn everything(
     directory: &NodeDirectory,
     mode: Mode,
-) -> Result<(NodeConfig, AccessConfig), Problems> {
+    runtime: &tokio::runtime::Handle,
+) -> Result<Assembled, Problems> {
     let mut problems = Problems::new();
-    let node = problems.take(NodeConfig::load(&directory.node_config(), mode));
-    let access = problems.take(AccessConfig::load(&directory.access_config()));
     problems.take(KnownNodes::load(&directory.known_nodes()));
-    if let Some(node) = &node {
-        if let Err(problem) = read_key(&node.identity_key, node.identity_place()) {
-            problems.push(problem);
-        }
-        if let Some(access) = &access {
-            problems.extend(access.over(&node.limits));
-        }
-    }
+    let _entered = runtime.enter();
+    let assembled = problems.take(assemble(directory, mode, runtime));
     problems.into_result(())?;
-    // Without problems there are both.
-    node.zip(access).ok_or_else(Problems::new)
+    // Without problems there is one.
+    assembled.ok_or_else(Problems::new)
 }
 
 #[cfg(test)]
@@ -57,12 +69,17 @@ mod tests {
     use super::*;
     use crate::config::develop;
 
+    fn check(directory: &NodeDirectory) -> Result<Assembled, Problems> {
+        let runtime = plugin_runtime().unwrap();
+        everything(directory, Mode::Pinned, runtime.handle())
+    }
+
     #[test]
     fn k42_the_problems_of_all_files_come_together() {
         let folder = tempfile::tempdir().unwrap();
         let directory = NodeDirectory::new(folder.path());
         develop(&directory, "127.0.0.1:4433".parse().unwrap(), &[]).unwrap();
-        assert!(files(&directory, Mode::Pinned).is_ok());
+        assert!(check(&directory).is_ok());
 
         std::fs::write(
             directory.node_config(),
@@ -72,7 +89,7 @@ mod tests {
         .unwrap();
         std::fs::write(directory.access_config(), "[limits]\nconnections = 6\n").unwrap();
         std::fs::write(directory.known_nodes(), "x\n").unwrap();
-        let problems = files(&directory, Mode::Pinned).unwrap_err();
+        let problems = check(&directory).unwrap_err();
         let found: Vec<_> = problems
             .iter()
             .map(|p| (p.place.file().file_name().unwrap().to_str().unwrap(), p.place.line()))
@@ -81,7 +98,7 @@ mod tests {
 
         std::fs::remove_file(directory.access_config()).unwrap();
         std::fs::remove_file(directory.node_config()).unwrap();
-        let problems = files(&directory, Mode::Pinned).unwrap_err();
+        let problems = check(&directory).unwrap_err();
         assert_eq!(problems.len(), 3, "{problems}");
     }
 }

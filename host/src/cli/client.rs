@@ -1,13 +1,17 @@
 //! How commands reach a node: a connection of any ALPN, or the call protocol
 //! over one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use alknet_call_protocol::{CallClient, CallConnection, CallOptions, Subscription, Timer};
 use alknet_plugin_api::{CallFuture, CallStream, Connection, Json};
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryFutureExt};
 
 use super::failure::{Exit, Failure};
 use super::target::Target;
+use crate::endpoint::{Dialer, NodeKey, PublicKey};
 
 /// A node to which calls can be made.
 ///
@@ -26,13 +30,29 @@ pub trait Caller: Send + Sync {
 }
 
 /// Connects to a node with an ALPN, proving the client's key and checking the
-/// node's.
+/// node's. The dialer that comes with it ends the connection in good order.
 ///
 /// # Errors
 /// The node cannot be reached, is another one, or does not serve the ALPN.
-pub async fn connect(target: &Target, alpn: &str) -> Result<Connection, Failure> {
-    let what = format!("cannot connect to {} for {alpn}", target.address);
-    Err(Failure::new(Exit::Internal, what).remedy("this binary is built without an endpoint"))
+pub async fn connect(target: &Target, alpn: &str) -> Result<(Connection, Dialer), Failure> {
+    let address = &target.address;
+    let unavailable = |what: String| Failure::new(Exit::Unavailable, what);
+    let key = target.client_key.as_ref().map(|seed| NodeKey::from_seed(**seed));
+    let dialer = Dialer::new(key.as_ref())
+        .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
+    let resolved = resolved.map_err(|error| {
+        unavailable(format!("cannot find {}: {error}", address.host))
+            .remedy("check the host's name, or write its IP address")
+    })?;
+    let mut failure = unavailable(format!("{} has no address", address.host));
+    for socket in resolved {
+        match dialer.dial(socket, PublicKey(address.key.0), alpn).await {
+            Ok(connection) => return Ok((connection, dialer)),
+            Err(error) => failure = unavailable(error.to_string()),
+        }
+    }
+    Err(failure.remedy("check that the node runs (`alknet run`), and its address and key"))
 }
 
 /// Connects to a node in order to make calls.
@@ -40,8 +60,58 @@ pub async fn connect(target: &Target, alpn: &str) -> Result<Connection, Failure>
 /// # Errors
 /// As for [`connect`].
 pub async fn caller(target: &Target) -> Result<Box<dyn Caller>, Failure> {
-    let what = format!("cannot call {}", target.address);
-    Err(Failure::new(Exit::Internal, what).remedy("this binary is built without an endpoint"))
+    let (connection, dialer) = connect(target, alknet_call_protocol::ALPN).await?;
+    let (calls, driver) =
+        CallClient::spawn_dispatch(connection, alknet_call_protocol::Options::new(Arc::new(Tokio)));
+    tokio::spawn(driver);
+    Ok(Box::new(QuicCaller { calls, dialer }))
+}
+
+/// Tokio's timers.
+struct Tokio;
+
+impl Timer for Tokio {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+struct QuicCaller {
+    calls: CallConnection,
+    dialer: Dialer,
+}
+
+impl Caller for QuicCaller {
+    fn call(&self, name: &str, input: Json, timeout: Option<Duration>) -> CallFuture {
+        let (calls, name) = (self.calls.clone(), name.to_owned());
+        let options = CallOptions { timeout, ..CallOptions::default() };
+        async move { calls.call_with(&name, input, options).await }.boxed()
+    }
+
+    fn subscribe(&self, name: &str, input: Json) -> CallStream {
+        let (calls, name) = (self.calls.clone(), name.to_owned());
+        let subscribed = async move { calls.subscribe(&name, input).await };
+        let items = |subscription| {
+            futures_util::stream::unfold(subscription, |mut subscription: Subscription| async {
+                let item = subscription.next().await?;
+                Some((item, subscription))
+            })
+        };
+        subscribed.map_ok(items).try_flatten_stream().boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            // An answer means that what was sent before, such as an abort, has
+            // arrived too.
+            let ping = self.calls.services_schema("services/list");
+            let _too_late = tokio::time::timeout(Duration::from_millis(500), ping).await;
+            self.calls.connection().close(0, "done");
+            let _lost =
+                tokio::time::timeout(Duration::from_millis(500), self.dialer.wait_idle()).await;
+        }
+        .boxed()
+    }
 }
 
 /// Runs a command that waits for a node.

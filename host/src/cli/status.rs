@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::{Global, Output};
 
 /// The operation that answers it; it takes the scope `admin`.
-const OPERATION: &str = "/node/status";
+const OPERATION: &str = "/admin/status";
 
 /// Show what a running node serves and who is connected
 #[derive(Debug, Args)]
