@@ -456,7 +456,7 @@ impl CallConnection {
             ));
         }
         let pending = self.start(name, input.into(), options, true, true).await?;
-        Ok(Subscription { pending, sleep, ended: false })
+        Ok(Subscription { pending, sleep, terminal: false, ended: false })
     }
 
     async fn learn_type(
@@ -612,6 +612,7 @@ fn abort_frame(out: &mut bytes::BytesMut, id: &str, policy: AbortPolicy) {
 pub struct Subscription {
     pending: Pending,
     sleep: Option<BoxFuture<'static, ()>>,
+    terminal: bool,
     ended: bool,
 }
 
@@ -619,6 +620,11 @@ impl Subscription {
     /// The next item; `None` after the last, or after an error.
     pub async fn next(&mut self) -> Option<Result<Json, CallError>> {
         poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    /// Whether the last item was marked as the final result.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// The id that it has on the wire.
@@ -631,7 +637,10 @@ impl Subscription {
             return Poll::Ready(None);
         }
         let item = match self.pending.slot.poll_pop(cx) {
-            Poll::Ready(Answer::Item(item, _)) => return Poll::Ready(Some(Ok(item))),
+            Poll::Ready(Answer::Item(item, terminal)) => {
+                self.terminal = terminal;
+                return Poll::Ready(Some(Ok(item)));
+            }
             Poll::Ready(Answer::Completed) => None,
             Poll::Ready(Answer::Failed(error)) => Some(Err(error)),
             Poll::Pending => {
