@@ -185,3 +185,22 @@ fn mutated_input_neither_panics_nor_decodes_differently_when_split() {
     }
     alknet_call_protocol::fuzz::fuzz_envelope(&seed[4..]);
 }
+
+#[tokio::test]
+async fn c50_a_dropped_call_sends_an_abort() {
+    let (client, server) = pair(ALPN);
+    let (client, driver) = CallClient::spawn_dispatch(client, options());
+    tokio::spawn(driver);
+    let mut call = Box::pin(client.call("t/x", Json::null()));
+    let (_send, mut recv) = tokio::select! {
+        _ = &mut call => panic!("nobody answers"),
+        streams = server.accept_bi() => streams.unwrap(),
+    };
+    drop(call);
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("call.aborted") {
+        let mut chunk = [0; 512];
+        let n = recv.read(&mut chunk).await.unwrap().unwrap();
+        seen.extend_from_slice(&chunk[..n]);
+    }
+}
