@@ -34,6 +34,8 @@ impl From<types::StreamError> for StreamError {
 }
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
+/// What `stopped` resolves with.
+type Stopped = Result<Option<u64>, types::StreamError>;
 
 /// A pipe into the host, and the write that may be under way in it.
 enum Outgoing {
@@ -47,7 +49,7 @@ enum Outgoing {
 pub(super) struct GuestSend {
     // Before the resource: a write under way is cancelled first.
     outgoing: Local<Outgoing>,
-    stopped: Local<Option<Boxed<Result<Option<u64>, types::StreamError>>>>,
+    stopped: Local<Option<Boxed<Stopped>>>,
     resource: Local<std::rc::Rc<wit::SendStream>>,
     id: u64,
 }

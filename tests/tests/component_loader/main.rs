@@ -466,12 +466,22 @@ async fn figures() {
         assert!(round(client.open_bi().await.unwrap(), &data).await == data);
         println!("{alpn}: {:.0} MiB/s", 64.0 / start.elapsed().as_secs_f64());
     }
-    let before = ENGINE.memory_used();
+    let (before, resident) = (ENGINE.memory_used(), resident_kib());
     let held: Vec<_> = (0..20).map(|_| plugin.connect("fixture/echo")).collect();
     for (client, _) in &held {
         let (mut send, mut recv) = client.open_bi().await.unwrap();
         send.write_all(b"x").await.unwrap();
         recv.read(&mut [0; 8]).await.unwrap();
     }
-    println!("linear memory an instance: {} KiB", (ENGINE.memory_used() - before) / 20 / 1024);
+    println!(
+        "an instance after an echo: {} KiB of linear memory, {} KiB resident in all",
+        (ENGINE.memory_used() - before) / 20 / 1024,
+        (resident_kib() - resident) / 20
+    );
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
