@@ -3,7 +3,9 @@
 CARGO      ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 NODE       ?= .node
-PLUGINS    := alknet-plugin-call alknet-plugin-echo alknet-plugin-clock alknet-plugin-files
+PLUGINS    := alknet-plugin-call alknet-plugin-echo alknet-plugin-files
+DEV_PLUGINS = $(foreach name,call echo files,$(TARGET_DIR)/debug/libalknet_plugin_$(name).so) \
+              $(TARGET_DIR)/wasm32-wasip2/debug/alknet_plugin_clock.wasm
 COMPONENTS := alknet-plugin-clock alknet-plugin-echo alknet-plugin-conformance
 
 .PHONY: help setup run build components test check fmt lint docs deny features bench fuzz clean
@@ -17,7 +19,7 @@ setup: ## Check for, and install, what building and testing need
 run: setup ## Build a node and its plugins, start it, make a call to it
 	$(CARGO) build -p alknet $(PLUGINS:%=-p %)
 	$(CARGO) build --target wasm32-wasip2 -p alknet-plugin-clock
-	$(TARGET_DIR)/debug/alknet --node $(NODE) run --dev --artifacts $(TARGET_DIR)
+	$(TARGET_DIR)/debug/alknet --node $(NODE) run --dev $(DEV_PLUGINS:%=--plugin %)
 
 build: setup ## Build everything for development
 	$(CARGO) build --all-targets

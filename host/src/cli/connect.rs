@@ -1,6 +1,8 @@
 //! `alknet connect`: standard input and output joined to one stream of any
 //! ALPN, which is what OpenSSH's ProxyCommand wants.
 
+use std::time::Duration;
+
 use clap::Args;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -8,6 +10,9 @@ use super::client::{block_on, connect};
 use super::failure::{Exit, Failure};
 use super::target;
 use super::{Global, Output};
+
+/// For the node to hear that the connection is over.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Join standard input and output to one stream of a node
 #[derive(Debug, Args)]
@@ -24,12 +29,13 @@ impl Connect {
     pub(super) fn run(self, global: &Global, _output: &Output) -> Result<(), Failure> {
         let target = target::resolve(&global.directory()?, Some(&self.address))?;
         block_on(async {
-            let connection = connect(&target, &self.alpn).await?;
+            let (connection, dialer) = connect(&target, &self.alpn).await?;
             let broken =
                 |error: &dyn std::fmt::Display| Failure::new(Exit::Unavailable, error.to_string());
             let (send, recv) = connection.open_bi().await.map_err(|error| broken(&error))?;
             let joined = join(tokio::io::stdin(), tokio::io::stdout(), send, recv).await;
             connection.close(0, "done");
+            let _lost = tokio::time::timeout(FAREWELL, dialer.wait_idle()).await;
             joined.map_err(|error| broken(&error))
         })
     }

@@ -1,15 +1,17 @@
 //! `alknet plugin`: what plugins there are, and what is in a plugin's file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use alknet_plugin_api::Manifest;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::check::{everything, plugin_runtime};
 use super::failure::{Exit, Failure};
 use super::{Global, Output, Table};
-use crate::config::{Mode, NodeConfig, PluginStanza};
-use crate::plugins::Kind;
+use crate::config::Mode;
+use crate::observe::status::PluginStatus;
+use crate::plugins::{Artifact, Kind, LoadError, Opened, artifact, native};
 
 /// Look at plugins
 #[derive(Debug, Args)]
@@ -33,61 +35,85 @@ impl Plugin {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         match self.command {
             Command::List => {
-                let file = global.directory()?.node_config();
-                let config = NodeConfig::load(&file, Mode::Development)?;
-                let plugins: Vec<_> = config.plugins.iter().map(listed).collect();
-                output.table(&list(&config.plugins), &json!({ "plugins": plugins }))
+                let runtime = plugin_runtime()?;
+                let directory = global.directory()?;
+                let node = everything(&directory, Mode::Pinned, runtime.handle())?;
+                let plugins = node.plugins();
+                output.table(&table(&plugins), &json!({ "plugins": plugins }))?;
+                let native = plugins.iter().any(|plugin| plugin.kind == Kind::Native.name());
+                if native && !output.is_json() {
+                    output.note(
+                        "native plugins share the daemon's process and could read its secrets",
+                    );
+                }
+                Ok(())
             }
             Command::Inspect { file } => {
-                let (kind, manifest) = inspect(&file)?;
+                let (opened, sha256) = inspect(&file)?;
+                let (kind, manifest) = (opened.kind(), opened.manifest());
+                let digest = hex::encode(sha256);
                 match output.is_json() {
-                    true => output.json(
-                        &json!({ "kind": kind, "trust": kind.trust(), "manifest": manifest }),
-                    ),
-                    false => output.line(&describe(kind, &manifest)),
+                    true => output.json(&json!({
+                        "kind": kind, "trust": kind.trust(), "sha256": digest, "manifest": manifest,
+                    })),
+                    false => output.line(&describe(kind, &digest, manifest)),
                 }
             }
         }
     }
 }
 
-/// What the loader says of a file.
-fn inspect(file: &std::path::Path) -> Result<(Kind, Manifest), Failure> {
-    let what = format!("cannot inspect {}", file.display());
-    Err(Failure::new(Exit::Internal, what).remedy("this binary is built without a plugin loader"))
+/// Opens a file as start-up would, without a pinned digest. Of a native plugin's
+/// code only its constructors and `manifest()` run.
+fn inspect(file: &Path) -> Result<(Box<dyn Opened>, [u8; 32]), Failure> {
+    let refused = |error: LoadError| Failure::new(Exit::Config, error.to_string());
+    let policy = artifact::Policy { allow_unpinned: true, ..artifact::Policy::default() };
+    let artifact = Artifact::read(file, &policy).map_err(refused)?;
+    let sha256 = artifact.sha256;
+    let opened = match artifact.kind().map_err(refused)? {
+        Kind::Native => native::open(&artifact).map_err(refused)?,
+        Kind::Component => open_component(artifact).map_err(refused)?,
+    };
+    Ok((opened, sha256))
 }
 
-fn listed(plugin: &PluginStanza) -> serde_json::Value {
-    json!({
-        "name": plugin.name,
-        "artifact": plugin.artifact,
-        "kind": plugin.kind,
-        "trust": plugin.kind.map(Kind::trust),
-        "sha256": plugin.sha256.map(|digest| digest.to_string()),
-        "signed": plugin.signature.is_some(),
-        "required": plugin.required,
-        "gateway": plugin.gateway,
-    })
+#[cfg(feature = "components")]
+fn open_component(artifact: Artifact) -> Result<Box<dyn Opened>, LoadError> {
+    use crate::plugins::component::{ComponentLimits, Engine, EngineOptions, open};
+    let options = EngineOptions { max_instances: 1, ..EngineOptions::default() };
+    let engine = Engine::new(options)
+        .map_err(|cause| LoadError::Component { path: artifact.path.clone(), cause })?;
+    open(artifact, &engine, ComponentLimits::default())
 }
 
-fn list(plugins: &[PluginStanza]) -> Table {
-    let yes = |value: bool| if value { "yes" } else { "no" };
-    let mut table = Table::new(["name", "trust", "sha256", "signed", "required", "artifact"]);
+#[cfg(not(feature = "components"))]
+fn open_component(artifact: Artifact) -> Result<Box<dyn Opened>, LoadError> {
+    Err(LoadError::NoComponents { path: artifact.path })
+}
+
+/// Plugins as `run` and `plugin list` show them.
+pub(super) fn table(plugins: &[PluginStatus]) -> Table {
+    let mut table =
+        Table::new(["plugin", "kind", "trust", "version", "ALPNs", "operations", "load"]);
     for plugin in plugins {
-        let digest = plugin.sha256.map(|digest| digest.to_string());
+        let load = match &plugin.failure {
+            Some(_) => "missing".to_owned(),
+            None => format!("{:.1} ms", plugin.load_time.as_secs_f64() * 1e3),
+        };
         table.row([
             &*plugin.name,
-            plugin.kind.map_or("", Kind::trust),
-            digest.as_deref().map_or("not pinned", |digest| &digest[..12]),
-            yes(plugin.signature.is_some()),
-            yes(plugin.required),
-            &plugin.artifact.display().to_string(),
+            &plugin.kind,
+            &plugin.trust,
+            &plugin.version,
+            &plugin.alpns.join(" "),
+            &plugin.operations.join(" "),
+            &load,
         ]);
     }
     table
 }
 
-fn describe(kind: Kind, manifest: &Manifest) -> String {
+fn describe(kind: Kind, digest: &str, manifest: &Manifest) -> String {
     let trust = match kind {
         Kind::Native => "native: it can do whatever the daemon can, and could read its secrets",
         Kind::Component => "confined: it sees only what its world imports",
@@ -97,6 +123,7 @@ fn describe(kind: Kind, manifest: &Manifest) -> String {
         manifest.description.clone(),
         String::new(),
         format!("trust         {trust}"),
+        format!("sha256        {digest}"),
         format!("API           {}.{}", manifest.api.0, manifest.api.1),
         format!("ALPNs         {}", manifest.alpns.join(", ")),
         format!("gateway       {}", if manifest.gateway { "yes" } else { "no" }),
@@ -141,22 +168,29 @@ mod tests {
             .description("Says it \x1b[31mback")
             .alpn("alknet/echo")
             .operation(OperationSpec::query("echo/say").description("Says it back"));
-        let text = describe(Kind::Component, &manifest);
-        assert!(text.starts_with("echo 1.2.3\nSays it \u{fffd}[31mback\n\ntrust         confined"));
+        let text = describe(Kind::Component, "ab12", &manifest);
+        assert!(text.starts_with("echo 1.2.3\nSays it \u{fffd}[31mback\n\ntrust         confined"), "{text}");
         assert!(text.ends_with("/echo/say  query  external    Says it back"), "{text}");
     }
 
     #[test]
-    fn plugins_are_listed_with_how_they_are_pinned() {
-        let text = "[endpoint.quic]\nlisten = [\"[::]:1\"]\n\
-            [[plugin]]\nname = \"a\"\nartifact = \"a.wasm\"\nkind = \"component\"\n\
-            [[plugin]]\nname = \"b\"\nartifact = \"b.so\"\nrequired = false\n";
-        let config = NodeConfig::parse("/n/node.toml".as_ref(), text, Mode::Development).unwrap();
-        assert_eq!(
-            list(&config.plugins).render(false),
-            "NAME  TRUST     SHA256      SIGNED  REQUIRED  ARTIFACT\n\
-             a     confined  not pinned  no      yes       /n/a.wasm\n\
-             b               not pinned  no      no        /n/b.so"
-        );
+    fn plugins_are_listed_with_what_they_serve() {
+        let plugin = PluginStatus {
+            name: "echo".into(),
+            kind: "component".into(),
+            trust: "confined".into(),
+            version: "1.0.0".into(),
+            api: "1.0".into(),
+            alpns: vec!["alknet/echo".into()],
+            operations: vec!["echo/say".into(), "echo/reverse".into()],
+            load_time: std::time::Duration::from_micros(1_230),
+            artifact: "echo.wasm".into(),
+            sha256: "00".into(),
+            failure: None,
+        };
+        let missing = PluginStatus { failure: Some("gone".into()), ..plugin.clone() };
+        let text = table(&[plugin, missing]).render(false);
+        assert!(text.contains("confined  1.0.0    alknet/echo  echo/say echo/reverse  1.2 ms"), "{text}");
+        assert!(text.ends_with("missing"), "{text}");
     }
 }

@@ -2,13 +2,22 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use alknet_plugin_api::Json;
 use clap::Args;
 
-use super::check::files;
+use super::check::{everything, plugin_runtime};
+use super::client::one_call;
 use super::failure::{Exit, Failure};
-use super::{Global, Output};
-use crate::config::{DevelopPlugin, Developed, Mode, NodeDirectory, develop};
+use super::plugin::table;
+use super::{Global, Output, target};
+use crate::assembly::{Node, StartError};
+use crate::config::{
+    DevelopPlugin, Developed, LogFormat, Mode, NodeConfig, NodeDirectory, develop,
+};
+use crate::endpoint::EndpointError;
+use crate::observe::{log, metrics};
 
 /// Start the node and serve until Ctrl-C or SIGTERM
 #[derive(Debug, Args)]
@@ -43,9 +52,7 @@ impl Run {
             }
             false => (global.directory()?, Mode::Pinned),
         };
-        let (node, _access) = files(&directory, mode)?;
-        let what = format!("cannot serve {} plugins", node.plugins.len());
-        Err(Failure::new(Exit::Internal, what).remedy("this binary is built without an endpoint"))
+        serve(&directory, mode, self.dev, output)
     }
 
     fn develop(&self, directory: &NodeDirectory) -> Result<Developed, Failure> {
@@ -58,6 +65,95 @@ impl Run {
             .map_err(|error| Failure::new(Exit::Config, error.to_string()))
     }
 }
+
+/// Starts the node of `directory` and serves until a signal.
+fn serve(
+    directory: &NodeDirectory,
+    mode: Mode,
+    greet: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let runtime = plugin_runtime()?;
+    // The filter is part of the configuration, which logs nothing when read.
+    let observe = NodeConfig::load(&directory.node_config(), mode)?.observe;
+    let format = match observe.format {
+        LogFormat::Json => log::Format::Json,
+        _ => log::Format::Text,
+    };
+    log::init(&observe.log, format)
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    metrics::init();
+    let assembled = everything(directory, mode, runtime.handle())?;
+    let result = runtime.block_on(async {
+        let node = assembled.start().map_err(start_failure)?;
+        show(&node, output)?;
+        if greet {
+            call_itself(directory, &node, output).await?;
+        }
+        node.serve().await.map_err(start_failure)
+    });
+    // A plugin that blocks a thread must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+fn start_failure(error: StartError) -> Failure {
+    let exit = match &error {
+        StartError::Endpoint(EndpointError::Bind { .. }) => Exit::Unavailable,
+        StartError::Signals(_) => Exit::Internal,
+        _ => Exit::Config,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+/// One screen: who the node is, where it listens, what it serves.
+fn show(node: &Node, output: &Output) -> Result<(), Failure> {
+    let Some(status) = node.status() else { return Ok(()) };
+    if output.is_json() {
+        return output.json(&status);
+    }
+    output.line(&format!("alknet {}  node {}", status.version, status.node_key))?;
+    for address in &status.addresses {
+        output.line(&format!("listening on alknet://{}@{address}", status.node_key))?;
+    }
+    output.line("")?;
+    output.table(&table(node.plugins()), &())?;
+    for plugin in node.plugins() {
+        if let Some(failure) = &plugin.failure {
+            output.note(&format!("degraded: {} is missing: {failure}", plugin.name));
+        }
+    }
+    output.line("")
+}
+
+/// Calls the node as the command line would, over QUIC, and shows the answer.
+async fn call_itself(
+    directory: &NodeDirectory,
+    node: &Node,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut target = target::resolve(directory, None)?;
+    // Where the system chose the port, the files do not know it.
+    target.address.port = node.endpoint().local_addr().port();
+    let says = node.plugins().iter().any(|plugin| plugin.operations.iter().any(|o| o == ECHO));
+    let (name, input) = match says {
+        true => (ECHO, r#"{"text":"hello, node"}"#),
+        false => ("services/list", "{}"),
+    };
+    let answer = one_call(&target, name, Json::from_checked(input), Some(PATIENCE)).await;
+    let answer = answer?;
+    if !output.is_json() {
+        output.line(&format!("alknet call /{name} '{input}'\n{answer}"))?;
+        output.line("\nserving until Ctrl-C")?;
+    }
+    Ok(())
+}
+
+/// What a node with the sample plugins is called with.
+const ECHO: &str = "echo/say";
+
+/// How long a node may take to answer itself.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn announce(directory: &NodeDirectory, done: &Developed, output: &Output) {
     for file in &done.created {
