@@ -1,12 +1,16 @@
 //! `alknet status`: what a running node says of itself.
 
+use std::time::Duration;
+
 use alknet_plugin_api::Json;
 use clap::Args;
+use serde_json::Value;
 
 use super::call::malformed;
 use super::client::{block_on, one_call};
 use super::failure::Failure;
-use super::{Global, Output};
+use super::output::visible;
+use super::{Global, Output, Table};
 
 /// The operation that answers it; it takes the scope `admin`.
 const OPERATION: &str = "/admin/status";
@@ -19,6 +23,94 @@ impl Status {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let target = global.target()?;
         let answer = block_on(one_call(&target, OPERATION, Json::empty_object(), None))?;
-        output.object(&answer.to().map_err(malformed)?)
+        let status: Value = answer.to().map_err(malformed)?;
+        if output.is_json() {
+            return output.json(&status);
+        }
+        output.line(&visible(&summary(&status)))?;
+        output.line("")?;
+        output.line(&plugins(&status).render(false))?;
+        let connections = connections(&status);
+        output.line("")?;
+        output.line(&connections.render(false))
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(" "),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn list<'a>(status: &'a Value, name: &str) -> &'a [Value] {
+    status[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn summary(status: &Value) -> String {
+    let uptime = Duration::from_secs(status["uptime_seconds"].as_u64().unwrap_or(0));
+    let memory = status["resident_bytes"].as_u64().unwrap_or(0) >> 20;
+    let degraded = match status["degraded"].as_bool() {
+        Some(true) => ", degraded: a plugin is missing",
+        _ => "",
+    };
+    format!(
+        "alknet {} node {} on {}, up {uptime:?}, {memory} MiB, {} operations{degraded}",
+        text(&status["version"]),
+        text(&status["node_key"]),
+        text(&status["addresses"]),
+        text(&status["operations"]),
+    )
+}
+
+fn plugins(status: &Value) -> Table {
+    let mut table = Table::new(["plugin", "kind", "trust", "version", "ALPNs", "operations"]);
+    for plugin in list(status, "plugins") {
+        let columns = ["name", "kind", "trust", "version", "alpns", "operations"];
+        let mut row = columns.map(|column| text(&plugin[column]));
+        if let Some(failure) = plugin["failure"].as_str() {
+            row[5] = format!("missing: {failure}");
+        }
+        table.row(row.each_ref().map(String::as_str));
+    }
+    table
+}
+
+fn connections(status: &Value) -> Table {
+    let columns = ["id", "peer", "address", "alpn", "plugin", "bytes_received", "bytes_sent"];
+    let mut table = Table::new(["id", "peer", "address", "ALPN", "plugin", "in", "out"]);
+    for connection in list(status, "connections") {
+        let mut row = columns.map(|column| text(&connection[column]));
+        if let Some(name) = connection["identity"].as_str() {
+            row[1] = name.to_owned();
+        }
+        table.row(row.each_ref().map(String::as_str));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_plugin_shows() {
+        let status = json!({
+            "version": "1.0.0", "node_key": "ab", "addresses": ["127.0.0.1:1"], "operations": 2,
+            "uptime_seconds": 61, "resident_bytes": 3 << 20, "degraded": true,
+            "plugins": [{ "name": "echo", "kind": "native", "failure": "wrong machine" }],
+            "connections": [{ "id": 7, "peer": "ed25519:cd", "alpn": "alknet/echo" }],
+        });
+        assert_eq!(
+            summary(&status),
+            "alknet 1.0.0 node ab on 127.0.0.1:1, up 61s, 3 MiB, 2 operations, degraded: a \
+             plugin is missing"
+        );
+        assert!(plugins(&status).render(false).contains("missing: wrong machine"));
+        assert!(connections(&status).render(false).contains("ed25519:cd"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use alknet_plugin_api::code;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
@@ -69,16 +70,30 @@ impl Recorder for CallRecorder {
             )
             .increment(1);
         }
-        tracing::debug!(
-            operation = call.operation,
-            plugin = call.plugin,
-            caller = call.caller,
-            origin = call.origin,
-            internal = call.internal,
-            outcome = call.code.unwrap_or("ok"),
-            micros = call.duration.as_micros() as u64,
-            "call ended"
-        );
+        let micros = call.duration.as_micros() as u64;
+        // An operator wants to see that work stopped when its caller left; other
+        // ends are too many to show.
+        if call.code == Some(code::ABORTED) {
+            tracing::info!(
+                operation = call.operation,
+                plugin = call.plugin,
+                caller = call.caller,
+                internal = call.internal,
+                micros,
+                "call aborted"
+            );
+        } else {
+            tracing::debug!(
+                operation = call.operation,
+                plugin = call.plugin,
+                caller = call.caller,
+                origin = call.origin,
+                internal = call.internal,
+                outcome = call.code.unwrap_or("ok"),
+                micros,
+                "call ended"
+            );
+        }
     }
 
     fn call_refused(&self, call: &CallRefused<'_>) {
