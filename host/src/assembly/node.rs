@@ -14,8 +14,8 @@ use crate::auth::{IdentityProvider, PolicyStore};
 use crate::config::{AccessLimits, Problem, Quic, read_key};
 use crate::endpoint::admission::AdmissionLimits;
 use crate::endpoint::{
-    Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver,
-    RouteTable,
+    Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver, RouteTable,
+    RuntimeShape,
 };
 use crate::observe::metrics;
 use crate::observe::status::{NodeStatus, PluginStatus};
@@ -143,6 +143,10 @@ fn endpoint_config(quic: &Quic, limits: &AccessLimits) -> EndpointConfig {
             failed_authentications: limits.failures_per_minute,
             half_open_retry: limits.half_open_retry,
             half_open_refuse: limits.half_open_refuse,
+        },
+        runtime: match quic.shards {
+            0 => RuntimeShape::Shared,
+            shards => RuntimeShape::Shards(shards as usize),
         },
         ..EndpointConfig::default()
     }

@@ -63,6 +63,10 @@ pub struct Quic {
     pub bidirectional_streams: u32,
     /// Unidirectional streams that a peer may have open on a connection. Default 100.
     pub unidirectional_streams: u32,
+    /// Threads that each drive a socket of their own for every address, with the
+    /// connections that the kernel gives it; 0 drives one socket for each on the
+    /// runtime that everything else uses. Default 0.
+    pub shards: u32,
     listen_place: Place,
 }
 
@@ -324,6 +328,7 @@ fn read_quic(table: &Table<'_>) -> Quic {
         keep_alive: positive(table, "keep_alive", Duration::from_secs(10)),
         bidirectional_streams: table.or("bidirectional_streams", 1_000),
         unidirectional_streams: table.or("unidirectional_streams", 100),
+        shards: table.or("shards", 0),
         listen_place: table.place_of("listen"),
     };
     let listen_is_empty =

@@ -43,6 +43,9 @@ pub(crate) struct Load {
     /// The server's certificate, where the contender needs one.
     #[arg(long)]
     pub(crate) certificate: Option<std::path::PathBuf>,
+    /// The daemon's directory, for the call protocol.
+    #[arg(long)]
+    pub(crate) node: Option<std::path::PathBuf>,
 }
 
 impl Load {

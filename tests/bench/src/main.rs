@@ -5,6 +5,7 @@
 //! take turns between contenders, so that a slow minute of the machine hits all
 //! of them; the table shows medians, and ratios of medians.
 
+mod call;
 mod certificate;
 mod grpc;
 mod load;
@@ -36,10 +37,12 @@ enum Role {
         #[arg(long, value_enum, default_value_t = Shape::Multi)]
         shape: Shape,
     },
+    /// Holds idle connections open until standard input ends.
+    Hold { node: std::path::PathBuf, count: usize },
     /// Loads one contender and prints calls per second.
     Load {
         contender: Contender,
-        address: SocketAddr,
+        address: Option<SocketAddr>,
         #[command(flatten)]
         load: Load,
     },
@@ -51,6 +54,8 @@ enum Contender {
     Grpc,
     /// quinn, echoing the same bytes.
     Raw,
+    /// The call protocol, served by the daemon.
+    Call,
 }
 
 fn main() -> Result<()> {
@@ -61,13 +66,19 @@ fn main() -> Result<()> {
             match contender {
                 Contender::Grpc => grpc::serve().await,
                 Contender::Raw => raw::serve().await,
+                Contender::Call => anyhow::bail!("the daemon serves it: `alknet run`"),
             }
         }),
+        Some(Role::Hold { node, count }) => {
+            Shape::Multi.runtime()?.block_on(call::hold(&node, count))
+        }
         Some(Role::Load { contender, address, load }) => {
+            let address = || address.ok_or_else(|| anyhow::anyhow!("the address is missing"));
             let rate = load.shape.runtime()?.block_on(async {
                 match contender {
-                    Contender::Grpc => grpc::load(address, &load).await,
-                    Contender::Raw => raw::load(address, &load).await,
+                    Contender::Grpc => grpc::load(address()?, &load).await,
+                    Contender::Raw => raw::load(address()?, &load).await,
+                    Contender::Call => call::load(&load).await,
                 }
             })?;
             println!("{rate:.0}");

@@ -1,81 +1,166 @@
 //! Runs contenders in turn and prints medians and ratios.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::call::{self, Daemon};
+
 /// A server in a process of its own, killed when dropped.
-pub(crate) struct ServerProcess {
-    child: Child,
-    pub(crate) address: SocketAddr,
-    pub(crate) certificate: tempfile::NamedTempFile,
+enum Server {
+    /// This program, as a gRPC or raw QUIC server.
+    Own { child: Child, address: String, certificate: tempfile::NamedTempFile },
+    Daemon(Daemon),
 }
 
 #[derive(Deserialize)]
 struct Announcement {
-    address: SocketAddr,
+    address: String,
     certificate: String,
 }
 
-impl ServerProcess {
-    fn start(contender: &str, shape: &str) -> Result<Self> {
+/// One server and client, in one shape.
+struct Contender {
+    name: &'static str,
+    server: &'static str,
+    client: &'static str,
+    /// The row that others are compared with, by this name.
+    family: &'static str,
+}
+
+const CONTENDERS: [Contender; 8] = [
+    contender("gRPC, tonic", "multi", "multi", "grpc"),
+    contender("gRPC, tonic", "multi", "current", "grpc"),
+    contender("raw quinn", "multi", "multi", "raw"),
+    contender("raw quinn", "current", "current", "raw"),
+    contender("alknet call", "shared", "multi", "call"),
+    contender("alknet call", "shared", "current", "call"),
+    contender("alknet call", "1 shard", "current", "call"),
+    contender("alknet call", "2 shards", "current", "call"),
+];
+
+const fn contender(
+    name: &'static str,
+    server: &'static str,
+    client: &'static str,
+    family: &'static str,
+) -> Contender {
+    Contender { name, server, client, family }
+}
+
+impl Server {
+    fn start(contender: &Contender) -> Result<Self> {
+        if contender.family == "call" {
+            let shards = contender.server.as_bytes()[0];
+            let shards = if shards.is_ascii_digit() { u32::from(shards - b'0') } else { 0 };
+            return Ok(Self::Daemon(Daemon::start(shards)?));
+        }
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", contender, "--shape", shape])
+            .args(["serve", contender.family, "--shape", contender.server])
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = child.stdout.take().context("the server has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let announced: Announcement =
-            serde_json::from_str(&line).with_context(|| format!("{contender} did not start"))?;
+        let announced: Announcement = serde_json::from_str(&line)
+            .with_context(|| format!("{} did not start", contender.name))?;
         let mut certificate = tempfile::NamedTempFile::new()?;
         certificate.write_all(announced.certificate.as_bytes())?;
-        Ok(Self { child, address: announced.address, certificate })
+        Ok(Self::Own { child, address: announced.address, certificate })
     }
-}
 
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-fn load(server: &ServerProcess, contender: &str, shape: &str, in_flight: usize) -> Result<f64> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(["load", contender, &server.address.to_string()])
-        .args(["--in-flight", &in_flight.to_string(), "--shape", shape])
-        .arg("--certificate")
-        .arg(server.certificate.path())
-        .stderr(Stdio::inherit())
-        .output()?;
-    String::from_utf8(output.stdout)?.trim().parse().context("the client printed no figure")
-}
-
-/// Medians of `rounds` interleaved rounds.
-pub(crate) fn run(rounds: usize) -> Result<()> {
-    let contenders = [
-        ("grpc", "multi"),
-        ("grpc", "current"),
-        ("raw", "multi"),
-        ("raw", "current"),
-    ];
-    for in_flight in [64, 1] {
-        let mut samples = vec![Vec::new(); contenders.len()];
-        for round in 0..rounds {
-            for (i, (contender, shape)) in contenders.iter().enumerate() {
-                let server = ServerProcess::start(contender, shape)?;
-                samples[i].push(load(&server, contender, shape, in_flight)?);
+    fn load(&self, contender: &Contender, in_flight: usize) -> Result<f64> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["load", contender.family, "--in-flight", &in_flight.to_string()]);
+        command.args(["--shape", contender.client]);
+        match self {
+            Self::Own { address, certificate, .. } => {
+                command.arg(address).arg("--certificate").arg(certificate.path())
             }
-            eprintln!("{in_flight} in flight: round {} of {rounds}", round + 1);
+            Self::Daemon(daemon) => command.arg("--node").arg(daemon.path()),
+        };
+        let output = command.stderr(Stdio::inherit()).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        text.trim().parse().with_context(|| format!("{}: no figure", contender.name))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Self::Own { child, .. } = self {
+            let _gone = child.kill();
+            let _reaped = child.wait();
         }
-        println!("{in_flight} in flight, calls per second (median of {rounds})");
-        for ((contender, shape), samples) in contenders.iter().zip(&mut samples) {
-            println!("  {contender:<6} {shape:<8} {:>10.0}", median(samples));
+    }
+}
+
+/// Prints everything, with medians of `rounds` interleaved rounds.
+pub(crate) fn run(rounds: usize) -> Result<()> {
+    for in_flight in [64, 1] {
+        throughput(rounds, in_flight)?;
+    }
+    footprint()
+}
+
+fn throughput(rounds: usize, in_flight: usize) -> Result<()> {
+    let mut samples = vec![Vec::new(); CONTENDERS.len()];
+    for round in 0..rounds {
+        for (contender, samples) in CONTENDERS.iter().zip(&mut samples) {
+            samples.push(Server::start(contender)?.load(contender, in_flight)?);
         }
+        eprintln!("{in_flight} in flight: round {} of {rounds}", round + 1);
+    }
+    let medians: Vec<f64> = samples.iter_mut().map(|samples| median(samples)).collect();
+    let best = |family: &str| {
+        let rows = CONTENDERS.iter().zip(&medians).filter(|(row, _)| row.family == family);
+        rows.map(|(_, rate)| *rate).fold(f64::NAN, f64::max)
+    };
+    let (grpc, raw) = (best("grpc"), best("raw"));
+    println!("\n{in_flight} in flight on one connection, 64 bytes of text (median of {rounds})");
+    println!("{:<14}{:<10}{:<10}{:>10}{:>10}{:>10}", "", "server", "client", "calls/s", "x gRPC", "x raw");
+    for (row, rate) in CONTENDERS.iter().zip(&medians) {
+        println!(
+            "{:<14}{:<10}{:<10}{rate:>10.0}{:>10.2}{:>10.2}",
+            row.name,
+            row.server,
+            row.client,
+            rate / grpc,
+            rate / raw
+        );
+    }
+    println!("ratios are to the better row of gRPC and of raw quinn");
+    Ok(())
+}
+
+/// Start, memory, sizes.
+fn footprint() -> Result<()> {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let daemon = Daemon::start(0)?;
+    println!("\nstart to first answered call  {:>8.1} ms", daemon.first_answer.as_secs_f64() * 1e3);
+    let idle = daemon.resident()?;
+    println!("resident, idle                {:>8.1} MiB", mebibytes(idle));
+    let mut holder = Command::new(std::env::current_exe()?)
+        .arg("hold")
+        .arg(daemon.path())
+        .arg("1000")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().context("no output")?).read_line(&mut line)?;
+    anyhow::ensure!(line.starts_with("holding"), "1,000 connections could not be opened");
+    let busy = daemon.resident()?;
+    println!(
+        "resident, 1,000 idle conns    {:>8.1} MiB ({:.1} KiB each)",
+        mebibytes(busy),
+        busy.saturating_sub(idle) as f64 / 1024.0 / 1000.0
+    );
+    holder.kill()?;
+    holder.wait()?;
+    for (name, size) in call::sizes()? {
+        println!("{name:<30}{:>8.1} MiB", mebibytes(size));
     }
     Ok(())
 }
