@@ -60,10 +60,8 @@ impl Loader {
             trusted_keys,
         };
         #[cfg(feature = "components")]
-        let components = Components {
-            engine: None,
-            cache_dir: config.file.with_file_name("component-cache"),
-        };
+        let components =
+            Components { engine: None, cache_dir: config.file.with_file_name("component-cache") };
         problems.into_result(Self {
             policy,
             shared,
@@ -104,10 +102,7 @@ impl Loader {
         }
     }
 
-    fn open(
-        &mut self,
-        stanza: &PluginStanza,
-    ) -> Result<([u8; 32], Box<dyn Opened>), LoadError> {
+    fn open(&mut self, stanza: &PluginStanza) -> Result<([u8; 32], Box<dyn Opened>), LoadError> {
         let policy = artifact::Policy {
             sha256: stanza.sha256.map(|digest| digest.0),
             signature: stanza.signature.as_ref().map(|s| artifact::SignatureSource::Bytes(s.0)),
@@ -228,7 +223,10 @@ fn mismatches(stanza: &PluginStanza, manifest: &Manifest) -> Problems {
     if manifest.gateway && !stanza.gateway {
         problems.push(stanza.problem(
             "name",
-            format!("plugin `{}` makes calls on behalf of its peers, which is not granted", stanza.name),
+            format!(
+                "plugin `{}` makes calls on behalf of its peers, which is not granted",
+                stanza.name
+            ),
             "write `gateway = true` in its stanza, or leave the plugin out",
         ));
     }
@@ -248,7 +246,10 @@ fn mismatches(stanza: &PluginStanza, manifest: &Manifest) -> Problems {
                     "plugin `{}` wants capability `{}`: {}",
                     stanza.name, wish.name, wish.description
                 ),
-                format!("grant it: `capabilities.{} = {{ entry = \"…\", kind = \"…\" }}`", wish.name),
+                format!(
+                    "grant it: `capabilities.{} = {{ entry = \"…\", kind = \"…\" }}`",
+                    wish.name
+                ),
             )),
             _ => {}
         }

@@ -118,7 +118,9 @@ pub fn assemble(
     for stanza in &deployment.node.plugins {
         match loader.load(stanza) {
             Ok(loading::Loaded::Ready(plugin)) => {
-                alpns.push(stanza.alpn.clone().unwrap_or_else(|| plugin.built.manifest.alpns.clone()));
+                alpns.push(
+                    stanza.alpn.clone().unwrap_or_else(|| plugin.built.manifest.alpns.clone()),
+                );
                 plugins.push(*plugin);
                 stanzas.push(stanza);
             }

@@ -14,8 +14,7 @@ use crate::auth::{IdentityProvider, PolicyStore};
 use crate::config::{AccessLimits, Problem, Quic, read_key};
 use crate::endpoint::admission::AdmissionLimits;
 use crate::endpoint::{
-    Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver, RouteTable,
-    RuntimeShape,
+    Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver, RouteTable, RuntimeShape,
 };
 use crate::observe::metrics;
 use crate::observe::status::{NodeStatus, PluginStatus};
@@ -62,7 +61,8 @@ impl Assembled {
     pub fn start(self) -> Result<Node, StartError> {
         let started = Instant::now();
         let config = &self.deployment.node;
-        let seed = read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
+        let seed =
+            read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
         let key = NodeKey::from_seed(*seed);
         let quic = config.quic.as_ref().ok_or(StartError::NoEndpoint)?;
         let endpoint = Endpoint::bind(

@@ -26,7 +26,10 @@ pub(super) fn duplicate_alpns(stanzas: &[&PluginStanza], alpns: &[Vec<String>]) 
             if let Some(first) = owners.insert(alpn, stanza) {
                 problems.push(stanza.problem(
                     "alpn",
-                    format!("ALPN `{alpn}` is served by both `{}` and `{}`", first.name, stanza.name),
+                    format!(
+                        "ALPN `{alpn}` is served by both `{}` and `{}`",
+                        first.name, stanza.name
+                    ),
                     "leave it out of the `alpn` list of one of them",
                 ));
             }
@@ -179,9 +182,7 @@ impl Services for NodeServices {
         self.registry.gateway(CallerScope {
             connection: connection.info().id,
             provider: self.policy.clone(),
-            fingerprint: connection
-                .peer_key()
-                .map(|key| format!("ed25519:{}", hex::encode(key))),
+            fingerprint: connection.peer_key().map(|key| format!("ed25519:{}", hex::encode(key))),
         })
     }
 }

@@ -169,7 +169,10 @@ mod tests {
             .alpn("alknet/echo")
             .operation(OperationSpec::query("echo/say").description("Says it back"));
         let text = describe(Kind::Component, "ab12", &manifest);
-        assert!(text.starts_with("echo 1.2.3\nSays it \u{fffd}[31mback\n\ntrust         confined"), "{text}");
+        assert!(
+            text.starts_with("echo 1.2.3\nSays it \u{fffd}[31mback\n\ntrust         confined"),
+            "{text}"
+        );
         assert!(text.ends_with("/echo/say  query  external    Says it back"), "{text}");
     }
 
@@ -190,7 +193,10 @@ mod tests {
         };
         let missing = PluginStatus { failure: Some("gone".into()), ..plugin.clone() };
         let text = table(&[plugin, missing]).render(false);
-        assert!(text.contains("confined  1.0.0    alknet/echo  echo/say echo/reverse  1.2 ms"), "{text}");
+        assert!(
+            text.contains("confined  1.0.0    alknet/echo  echo/say echo/reverse  1.2 ms"),
+            "{text}"
+        );
         assert!(text.ends_with("missing"), "{text}");
     }
 }

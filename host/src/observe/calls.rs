@@ -6,9 +6,7 @@ use alknet_plugin_api::code;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
-use crate::registry::{
-    AccessDecided, CallEnded, CallRefused, CallStarted, Recorder,
-};
+use crate::registry::{AccessDecided, CallEnded, CallRefused, CallStarted, Recorder};
 
 /// Counts calls for each operation, and writes access decisions to the log
 /// (target `audit`) where the deployment asks for it.
@@ -36,8 +34,7 @@ impl CallRecorder {
         if let Some(handles) = self.operations.read().get(operation) {
             return use_it(handles);
         }
-        let labels =
-            [("operation", operation.to_owned()), ("plugin", plugin.to_owned())];
+        let labels = [("operation", operation.to_owned()), ("plugin", plugin.to_owned())];
         let handles = Handles {
             succeeded: metrics::counter!("alknet_calls_total", &labels),
             in_flight: metrics::gauge!("alknet_calls_in_flight", &labels),

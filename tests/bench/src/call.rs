@@ -51,7 +51,8 @@ impl Daemon {
         Self::spawn(daemon())?.0.kill()?;
         let node = directory.path().join("node.toml");
         let text = fs::read_to_string(&node)?;
-        let text = text.replace("[endpoint.quic]\n", &format!("[endpoint.quic]\nshards = {shards}\n"));
+        let text =
+            text.replace("[endpoint.quic]\n", &format!("[endpoint.quic]\nshards = {shards}\n"));
         fs::write(&node, text + "\n[observe]\nlog = \"warn\"\n")?;
         let access = directory.path().join("access.toml");
         let limits = "\n[limits]\nnew_per_second = 100000\nnew_burst = 100000\n\
@@ -115,8 +116,7 @@ pub(crate) async fn connect(node: &Path, alpn: &str) -> Result<(Connection, Dial
     let known = KnownNodes::load(&directory.known_nodes()).map_err(|e| anyhow::anyhow!("{e}"))?;
     let address = known.get("local").context("the node has no address")?;
     let file = directory.client_key();
-    let seed =
-        read_key(&file, &Place::file_only(&file)).map_err(|e| anyhow::anyhow!("{e}"))?;
+    let seed = read_key(&file, &Place::file_only(&file)).map_err(|e| anyhow::anyhow!("{e}"))?;
     let dialer = Dialer::new(Some(&NodeKey::from_seed(*seed)))?;
     let socket: SocketAddr = format!("{}:{}", address.host, address.port).parse()?;
     let connection = dialer.dial(socket, PublicKey(address.key.0), alpn).await?;

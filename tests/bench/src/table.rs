@@ -11,7 +11,11 @@ use crate::call::{self, Daemon};
 /// A server in a process of its own, killed when dropped.
 enum Server {
     /// This program, as a gRPC or raw QUIC server.
-    Own { child: Child, address: String, certificate: tempfile::NamedTempFile },
+    Own {
+        child: Child,
+        address: String,
+        certificate: tempfile::NamedTempFile,
+    },
     Daemon(Daemon),
 }
 
@@ -119,7 +123,10 @@ fn throughput(rounds: usize, in_flight: usize) -> Result<()> {
     };
     let (grpc, raw) = (best("grpc"), best("raw"));
     println!("\n{in_flight} in flight on one connection, 64 bytes of text (median of {rounds})");
-    println!("{:<14}{:<10}{:<10}{:>10}{:>10}{:>10}", "", "server", "client", "calls/s", "x gRPC", "x raw");
+    println!(
+        "{:<14}{:<10}{:<10}{:>10}{:>10}{:>10}",
+        "", "server", "client", "calls/s", "x gRPC", "x raw"
+    );
     for (row, rate) in CONTENDERS.iter().zip(&medians) {
         println!(
             "{:<14}{:<10}{:<10}{rate:>10.0}{:>10.2}{:>10.2}",
