@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 /// Builds a package of the workspace and returns its shared library. It is built
 /// with the profile that this test was built with.
 ///
 /// # Panics
 /// If the package does not build, or makes no shared library.
 pub fn native(package: &str) -> PathBuf {
-    build(package, None)
+    built(package, None, std::env::consts::DLL_EXTENSION)
 }
 
 /// Builds a package of the workspace for `wasm32-wasip2` and returns the
@@ -18,14 +20,27 @@ pub fn native(package: &str) -> PathBuf {
 /// # Panics
 /// As [`native`].
 pub fn component(package: &str) -> PathBuf {
-    build(package, Some("wasm32-wasip2"))
+    built(package, Some("wasm32-wasip2"), "wasm")
 }
 
-fn build(package: &str, target: Option<&str>) -> PathBuf {
+fn built(package: &str, target: Option<&str>, extension: &str) -> PathBuf {
+    let messages = build(&[package], &["--lib"], target);
+    file_of(&messages, &package.replace('-', "_"), extension)
+        .unwrap_or_else(|| panic!("{package} makes no .{extension} file"))
+}
+
+/// Builds parts of packages of the workspace, and returns what cargo says of
+/// them.
+///
+/// # Panics
+/// If they do not build.
+pub(crate) fn build(packages: &[&str], parts: &[&str], target: Option<&str>) -> Vec<Value> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--lib", "--message-format=json-render-diagnostics", "--package", package])
+        .args(["build", "--message-format=json-render-diagnostics"])
+        .args(parts)
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .stderr(Stdio::inherit());
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
@@ -34,20 +49,19 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
         cargo.args(["--target", target]);
     }
     let built = cargo.output().expect("cargo runs");
-    assert!(built.status.success(), "{package} does not build");
-    let extension = if target.is_some() { "wasm" } else { std::env::consts::DLL_EXTENSION };
-    let library = package.replace('-', "_");
+    assert!(built.status.success(), "{} do not build", packages.join(", "));
     let messages = String::from_utf8(built.stdout).expect("cargo speaks UTF-8");
+    messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The file with this extension that cargo has made of a target.
+pub(crate) fn file_of(messages: &[Value], target: &str, extension: &str) -> Option<PathBuf> {
     let files = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == *library)
-        .filter_map(|message| {
-            serde_json::from_value::<Vec<PathBuf>>(message["filenames"].clone()).ok()
-        })
+        .iter()
+        .filter(|message| message["target"]["name"] == target)
+        .filter_map(|message| message["filenames"].as_array())
         .flatten();
     files
-        .into_iter()
+        .filter_map(|file| file.as_str().map(PathBuf::from))
         .find(|file| file.extension().is_some_and(|found| found == extension))
-        .unwrap_or_else(|| panic!("{package} makes no .{extension} file"))
 }

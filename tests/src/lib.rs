@@ -9,4 +9,5 @@
 
 pub mod artifact;
 pub mod conformance;
+pub mod daemon;
 pub mod substrate;

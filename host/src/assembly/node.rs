@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use alknet_plugin_api::{AuthContext, Connection, DynHandler, HandlerError, Identity};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Assembled;
@@ -51,15 +51,22 @@ pub struct Node {
     status: crate::admin::StatusSource,
     draining: watch::Sender<bool>,
     drain: Duration,
+    interrupt: Signal,
+    terminate: Signal,
 }
 
 impl Assembled {
-    /// Binds the endpoint and begins to serve.
+    /// Binds the endpoint and begins to serve. From here on a signal no longer
+    /// kills the process: [`Node::serve`] will find it.
     ///
     /// # Errors
-    /// A key that cannot be read, or an address that is not to be had.
+    /// A key that cannot be read, an address that is not to be had, or signals
+    /// that cannot be listened for.
     pub fn start(self) -> Result<Node, StartError> {
         let started = Instant::now();
+        // Before anybody is told that the node serves, and may send one.
+        let interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+        let terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
         let config = &self.deployment.node;
         let seed =
             read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
@@ -103,6 +110,8 @@ impl Assembled {
             status: self.status,
             draining: self.draining,
             drain: config.limits.drain_timeout,
+            interrupt,
+            terminate,
         })
     }
 
@@ -205,29 +214,24 @@ impl Node {
 
     /// Serves until SIGINT or SIGTERM, then drains; a second signal closes at
     /// once.
-    ///
-    /// # Errors
-    /// Signals cannot be listened for.
-    pub async fn serve(self) -> Result<(), StartError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    pub async fn serve(mut self) {
         let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
         };
         let connections = self.endpoint.table().len();
         tracing::info!(signal = name, connections, "shutting down");
-        let shutdown = self.shutdown();
+        self.draining.send_replace(true);
+        let shutdown = self.endpoint.shutdown(self.drain);
         tokio::pin!(shutdown);
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            () = &mut shutdown => return,
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
         tracing::info!("second signal: closing at once");
         self.endpoint.close_now();
         shutdown.await;
-        Ok(())
     }
 
     /// Tells handlers and plugins to finish, waits for them at most the drain

@@ -90,7 +90,8 @@ fn serve(
         if greet {
             call_itself(directory, &node, output).await?;
         }
-        node.serve().await.map_err(start_failure)
+        node.serve().await;
+        Ok(())
     });
     // A plugin that blocks a thread must not keep the process.
     runtime.shutdown_background();

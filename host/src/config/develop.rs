@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -97,13 +97,17 @@ pub enum DevelopError {
     /// A key file that was there already does not serve.
     #[error("{0}")]
     Key(Problem),
+    /// There is no free port to be had.
+    #[error("no free UDP port: {0}; choose an address of this machine with `--listen`")]
+    Listen(io::Error),
     /// The operating system gives no randomness.
     #[error("no random bytes for a key: {0}; start the command again once the system has them")]
     Random(getrandom::Error),
 }
 
 /// Makes a development node in `directory`, or completes the one that is there,
-/// and brings its plugins' digests up to date.
+/// and brings its plugins' digests up to date. Port 0 stands for one that is
+/// free now: the node keeps it, so that others find the node again.
 ///
 /// # Errors
 /// What stands in the way. What was written until then stays, and the next call
@@ -119,24 +123,36 @@ pub fn develop(
     made.map_err(|error| DevelopError::File { path: path.into(), error })?;
 
     let node_config = directory.node_config();
+    let mut made_for = None;
     if node_config.exists() {
         done.repinned = repin(&node_config)?;
     } else {
         let node_key = path.join("node.key");
         own_key(&node_key, &mut done)?;
+        let listen = with_port(listen).map_err(DevelopError::Listen)?;
         create(&node_config, 0o644, &node_toml(listen, plugins)?, &mut done)?;
+        made_for = Some(listen);
     }
     if !directory.access_config().exists() {
         let client = own_key(&directory.client_key(), &mut done)?;
         create(&directory.access_config(), 0o644, &access_toml(client), &mut done)?;
     }
-    if !directory.known_nodes().exists() {
+    // An older node may listen elsewhere, and is found by its own file.
+    if let Some(listen) = made_for.filter(|_| !directory.known_nodes().exists()) {
         let node = own_key(&path.join("node.key"), &mut done)?;
         let address = NodeAddress { key: node, host: listen.ip().to_string(), port: listen.port() };
         let text = format!("# name address\nlocal {address}\n");
         create(&directory.known_nodes(), 0o644, &text, &mut done)?;
     }
     Ok(done)
+}
+
+/// The address, with a port that is free if it has none.
+fn with_port(address: SocketAddr) -> io::Result<SocketAddr> {
+    match address.port() {
+        0 => UdpSocket::bind(address)?.local_addr(),
+        _ => Ok(address),
+    }
 }
 
 /// Writes a private key to a new file that only its owner can read.
@@ -385,6 +401,17 @@ mod tests {
         std::fs::write(&plugin.artifact, "third").unwrap();
         let done = develop(&directory, listen(), &[plugin]).unwrap();
         assert_eq!(done, Developed::default());
+    }
+
+    #[test]
+    fn port_0_becomes_one_that_stays() {
+        let (_folder, directory, plugin) = fixture();
+        develop(&directory, "127.0.0.1:0".parse().unwrap(), &[plugin]).unwrap();
+        let node = NodeConfig::load(&directory.node_config(), Mode::Pinned).unwrap();
+        let known = KnownNodes::load(&directory.known_nodes()).unwrap();
+        let port = node.quic.unwrap().listen[0].port();
+        assert_ne!(port, 0);
+        assert_eq!(known.get("local").unwrap().port, port);
     }
 
     #[test]
