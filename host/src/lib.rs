@@ -7,10 +7,14 @@
 //! vault} → {registry, auth} → plugin-api`. [`registry`] and [`auth`] know
 //! nothing of QUIC, of shared libraries or of WebAssembly.
 
+// Without a transport nothing drives the endpoint's common parts.
+#![cfg_attr(not(feature = "quinn"), allow(dead_code, unused_imports))]
+
 pub mod admin;
 #[cfg(feature = "quinn")]
 pub mod assembly;
 pub mod auth;
+#[cfg(feature = "quinn")]
 pub mod cli;
 pub mod config;
 pub mod endpoint;

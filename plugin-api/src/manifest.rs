@@ -194,13 +194,13 @@ fn spec_problems(spec: &OperationSpec, problems: &mut Vec<ManifestError>) {
             });
         }
     }
-    if let Some(pointer) = &spec.resource_id_path {
-        if !is_json_pointer(pointer) || spec.access_control.resource_type.is_none() {
-            problems.push(ManifestError::ResourcePointer {
-                operation: name.clone(),
-                pointer: pointer.clone(),
-            });
-        }
+    if let Some(pointer) = &spec.resource_id_path
+        && (!is_json_pointer(pointer) || spec.access_control.resource_type.is_none())
+    {
+        problems.push(ManifestError::ResourcePointer {
+            operation: name.clone(),
+            pointer: pointer.clone(),
+        });
     }
 }
 
