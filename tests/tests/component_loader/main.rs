@@ -22,7 +22,7 @@ static FIXTURE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/component/Cargo.toml");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("fixture");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "--target", "wasm32-wasip2", "--manifest-path"])
+        .args(["build", "--target", "wasm32-wasip2", "--manifest-path"])
         .arg(&manifest)
         .arg("--target-dir")
         .arg(&target)
