@@ -40,27 +40,16 @@ impl Cache {
     }
 
     pub(crate) fn insert(&mut self, path: DerivationPath, key: DerivedKey, now: Instant) {
-        self.entries
-            .retain(|_, e| now.saturating_duration_since(e.since) < TTL);
+        self.entries.retain(|_, e| now.saturating_duration_since(e.since) < TTL);
         let slot = (path, key.key_type());
         if self.entries.len() >= CAPACITY && !self.entries.contains_key(&slot) {
-            let oldest = self
-                .entries
-                .iter()
-                .min_by_key(|(_, e)| e.used.load(Ordering::Relaxed));
+            let oldest = self.entries.iter().min_by_key(|(_, e)| e.used.load(Ordering::Relaxed));
             if let Some(oldest) = oldest.map(|(slot, _)| slot.clone()) {
                 self.entries.remove(&oldest);
             }
         }
         let used = AtomicU64::new(self.tick());
-        self.entries.insert(
-            slot,
-            Entry {
-                key,
-                since: now,
-                used,
-            },
-        );
+        self.entries.insert(slot, Entry { key, since: now, used });
     }
 
     pub(crate) fn clear(&mut self) {
@@ -88,14 +77,8 @@ mod tests {
         assert!(cache.get(&path(1), KeyType::Secp256k1, now).is_none());
         cache.insert(path(65), key(KeyType::Ed25519), now);
         assert_eq!(cache.entries.len(), CAPACITY);
-        assert!(
-            cache.get(&path(1), KeyType::Ed25519, now).is_some(),
-            "recently used stays"
-        );
-        assert!(
-            cache.get(&path(2), KeyType::Ed25519, now).is_none(),
-            "least recently used goes"
-        );
+        assert!(cache.get(&path(1), KeyType::Ed25519, now).is_some(), "recently used stays");
+        assert!(cache.get(&path(2), KeyType::Ed25519, now).is_none(), "least recently used goes");
         let last = now + TTL - Duration::from_nanos(1);
         assert!(cache.get(&path(1), KeyType::Ed25519, last).is_some());
         assert!(cache.get(&path(1), KeyType::Ed25519, now + TTL).is_none());

@@ -34,10 +34,7 @@ impl EncryptedData {
         getrandom::fill(&mut iv).map_err(|_| VaultError::Encryption)?;
         let salt = STANDARD.encode(salt);
         let context = context(key.version(), &salt, name);
-        let payload = Payload {
-            msg: text.as_bytes(),
-            aad: context.as_bytes(),
-        };
+        let payload = Payload { msg: text.as_bytes(), aad: context.as_bytes() };
         let data = Aes256Gcm::new(key.bytes().into())
             .encrypt(&iv.into(), payload)
             .map_err(|_| VaultError::Encryption)?;
@@ -77,9 +74,7 @@ impl EncryptedData {
     fn open_with(&self, key: &EncryptionKey, aad: &[u8]) -> Result<Zeroizing<String>, VaultError> {
         decode::<32>(&self.salt)?;
         let iv = decode::<12>(&self.iv)?;
-        let data = STANDARD
-            .decode(&self.data)
-            .map_err(|_| VaultError::Encryption)?;
+        let data = STANDARD.decode(&self.data).map_err(|_| VaultError::Encryption)?;
         let plain = Aes256Gcm::new(key.bytes().into())
             .decrypt(&iv.into(), Payload { msg: &data, aad })
             .map_err(|_| VaultError::Encryption)?;

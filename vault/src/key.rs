@@ -28,11 +28,7 @@ pub struct DerivedKey {
 
 impl DerivedKey {
     pub(crate) fn new(kind: KeyType, secret: &[u8; 32], public: Vec<u8>) -> Self {
-        Self {
-            kind,
-            secret: Box::new(*secret),
-            public,
-        }
+        Self { kind, secret: Box::new(*secret), public }
     }
 
     /// The cache's way to hand out a key; not public, so that copies stay countable.

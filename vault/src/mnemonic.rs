@@ -23,16 +23,14 @@ impl Phrase {
     /// [`VaultError::Mnemonic`].
     pub fn parse(text: &str) -> Result<Self, VaultError> {
         let normal: Zeroizing<String> = Zeroizing::new(text.nfkd().collect());
-        Mnemonic::parse_in_normalized(Language::English, &normal)
-            .map(Self)
-            .map_err(|e| {
-                VaultError::Mnemonic(match e {
-                    bip39::Error::BadWordCount(_) => "it must have 12, 15, 18, 21 or 24 words",
-                    bip39::Error::UnknownWord(_) => "a word is not in the BIP39 English list",
-                    bip39::Error::InvalidChecksum => "its checksum does not match",
-                    _ => "it is not a BIP39 English phrase",
-                })
+        Mnemonic::parse_in_normalized(Language::English, &normal).map(Self).map_err(|e| {
+            VaultError::Mnemonic(match e {
+                bip39::Error::BadWordCount(_) => "it must have 12, 15, 18, 21 or 24 words",
+                bip39::Error::UnknownWord(_) => "a word is not in the BIP39 English list",
+                bip39::Error::InvalidChecksum => "its checksum does not match",
+                _ => "it is not a BIP39 English phrase",
             })
+        })
     }
 
     /// A new phrase from the operating system's randomness.
@@ -41,9 +39,7 @@ impl Phrase {
     /// [`VaultError::Mnemonic`] for a count other than 12, 15, 18, 21 or 24, or without randomness.
     pub fn generate(words: usize) -> Result<Self, VaultError> {
         if !matches!(words, 12 | 15 | 18 | 21 | 24) {
-            return Err(VaultError::Mnemonic(
-                "it must have 12, 15, 18, 21 or 24 words",
-            ));
+            return Err(VaultError::Mnemonic("it must have 12, 15, 18, 21 or 24 words"));
         }
         let mut entropy = Zeroizing::new([0u8; 32]);
         let entropy = &mut entropy[..words / 3 * 4];

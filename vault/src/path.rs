@@ -40,9 +40,7 @@ impl DerivationPath {
     /// [`VaultError::InvalidPath`] below 2 and where the index would reach 2^31.
     pub fn encryption(version: u32) -> Result<Self, VaultError> {
         match version.checked_sub(2) {
-            None => Err(VaultError::InvalidPath(
-                "encryption key versions begin at 2",
-            )),
+            None => Err(VaultError::InvalidPath("encryption key versions begin at 2")),
             Some(i) if i >= HARDENED => Err(VaultError::InvalidPath("an index must be below 2^31")),
             Some(i) => Ok(Self([74, 2, 0, i].map(|i| i | HARDENED).to_vec())),
         }

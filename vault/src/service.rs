@@ -119,10 +119,7 @@ impl VaultServiceHandle {
         name: &str,
         blob: &EncryptedData,
     ) -> Result<Zeroizing<String>, VaultError> {
-        blob.open(
-            &self.derive_encryption_key_for_version(blob.key_version)?,
-            name,
-        )
+        blob.open(&self.derive_encryption_key_for_version(blob.key_version)?, name)
     }
 
     /// Opens a blob that has no `context`, and only such a one.
@@ -162,11 +159,7 @@ impl VaultServiceHandle {
     }
 
     fn ensure_unlocked(&self) -> Result<(), VaultError> {
-        if self.is_unlocked() {
-            Ok(())
-        } else {
-            Err(VaultError::VaultLocked)
-        }
+        if self.is_unlocked() { Ok(()) } else { Err(VaultError::VaultLocked) }
     }
 
     fn derive(&self, path: &str, kind: KeyType) -> Result<DerivedKey, VaultError> {
@@ -189,11 +182,7 @@ impl VaultServiceHandle {
 
 impl fmt::Debug for VaultServiceHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "VaultServiceHandle {{ unlocked: {} }}",
-            self.is_unlocked()
-        )
+        write!(f, "VaultServiceHandle {{ unlocked: {} }}", self.is_unlocked())
     }
 }
 
@@ -202,10 +191,7 @@ fn compute(seed: &Seed, path: &DerivationPath, kind: KeyType) -> Result<DerivedK
     match kind {
         KeyType::Ed25519 => {
             secret.copy_from_slice(&slip10::derive(seed.expose(), path)?[..32]);
-            let public = SigningKey::from_bytes(&secret)
-                .verifying_key()
-                .to_bytes()
-                .to_vec();
+            let public = SigningKey::from_bytes(&secret).verifying_key().to_bytes().to_vec();
             Ok(DerivedKey::new(kind, &secret, public))
         }
         #[cfg(feature = "secp256k1")]

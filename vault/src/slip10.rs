@@ -22,9 +22,7 @@ pub(crate) fn hmac_sha512(key: &[u8], parts: &[&[u8]]) -> Result<Extended, Vault
 /// The extended key at `path`.
 pub(crate) fn derive(seed: &[u8], path: &DerivationPath) -> Result<Extended, VaultError> {
     if !path.is_hardened() {
-        return Err(VaultError::InvalidPath(
-            "every Ed25519 index must be hardened",
-        ));
+        return Err(VaultError::InvalidPath("every Ed25519 index must be hardened"));
     }
     let mut node = hmac_sha512(b"ed25519 seed", &[seed])?;
     for index in path.indices() {
@@ -45,11 +43,7 @@ mod tests {
             assert_eq!(hex::encode(&node[..32]), *key, "{path}");
             let secret: [u8; 32] = node[..32].try_into().unwrap();
             let signing = ed25519_dalek::SigningKey::from_bytes(&secret);
-            assert_eq!(
-                hex::encode(signing.verifying_key().as_bytes()),
-                *public,
-                "{path}"
-            );
+            assert_eq!(hex::encode(signing.verifying_key().as_bytes()), *public, "{path}");
         }
     }
 
@@ -77,9 +71,6 @@ mod tests {
     #[test]
     fn k59_unhardened_is_refused() {
         let path = "m/74'/0".parse().unwrap();
-        assert!(matches!(
-            derive(&[0; 64], &path),
-            Err(VaultError::InvalidPath(_))
-        ));
+        assert!(matches!(derive(&[0; 64], &path), Err(VaultError::InvalidPath(_))));
     }
 }

@@ -60,15 +60,9 @@ fn read_credential(dir: &Path, name: &str) -> Result<Zeroizing<String>, PhraseSo
 
 fn read_file(path: &Path, widest: u32) -> Result<Zeroizing<String>, PhraseSourceError> {
     let origin = path.display().to_string();
-    let io = |source| PhraseSourceError::Io {
-        origin: origin.clone(),
-        source,
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(io)?;
+    let io = |source| PhraseSourceError::Io { origin: origin.clone(), source };
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
     if !meta.is_file() {
         return Err(PhraseSourceError::NotRegular { origin });
@@ -87,10 +81,7 @@ fn read_text(file: File, origin: String) -> Result<Zeroizing<String>, PhraseSour
         return Err(PhraseSourceError::Io { origin, source });
     }
     if bytes.len() > LIMIT {
-        return Err(PhraseSourceError::TooLong {
-            origin,
-            limit: LIMIT,
-        });
+        return Err(PhraseSourceError::TooLong { origin, limit: LIMIT });
     }
     match std::str::from_utf8(&bytes).map(str::trim) {
         Ok(text) if !text.is_empty() => Ok(Zeroizing::new(text.to_owned())),

@@ -21,10 +21,7 @@ pub struct CredentialStore {
 impl CredentialStore {
     /// An empty store that will be written to `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            entries: BTreeMap::new(),
-        }
+        Self { path: path.into(), entries: BTreeMap::new() }
     }
 
     /// Reads the store at `path`, which must be a regular file of mode 0600 or narrower.
@@ -51,11 +48,7 @@ impl CredentialStore {
         let text = io::read_to_string(file).map_err(io_error("read", &path))?;
         match serde_json::from_str(&text) {
             Ok(entries) => Ok(Self { path, entries }),
-            Err(e) => Err(StoreError::Format {
-                line: e.line(),
-                column: e.column(),
-                path,
-            }),
+            Err(e) => Err(StoreError::Format { line: e.line(), column: e.column(), path }),
         }
     }
 
@@ -87,27 +80,17 @@ impl CredentialStore {
             let _ = fs::remove_file(&temporary);
             return Err(io_error("write", &self.path)(e));
         }
-        File::open(dir)
-            .and_then(|d| d.sync_all())
-            .map_err(io_error("sync", dir))
+        File::open(dir).and_then(|d| d.sync_all()).map_err(io_error("sync", dir))
     }
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_path_buf();
-    move |source| StoreError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| StoreError::Io { action, path, source }
 }
