@@ -41,3 +41,6 @@ pub use path::DerivationPath;
 pub use service::{CURRENT_KEY_VERSION, VaultServiceHandle};
 pub use source::PhraseSource;
 pub use store::CredentialStore;
+
+#[cfg(test)]
+mod vectors;
