@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alknet_call_protocol::{ALPN, CallOptions};
 use alknet_plugin_api::testing::pair;
-use alknet_plugin_api::{AbortPolicy, Connection, Json, OperationSpec};
+use alknet_plugin_api::{AbortPolicy, Connection, Json};
 use serde_json::{Value, json};
 
 use crate::peer::{Peer, both, operations, options, request, run, server, serving};

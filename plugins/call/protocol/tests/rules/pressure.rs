@@ -167,20 +167,35 @@ async fn a_client_that_reads_no_refusals_is_stopped_and_then_reset() {
 }
 
 #[tokio::test]
-async fn a_flood_of_items_does_not_keep_requests_from_being_sent() {
-    // Both sides feed an endless subscription to the other on their streams.
+async fn a_flood_of_answers_does_not_keep_requests_from_being_sent_on_its_stream() {
     let (feeding, _) = endless();
-    let (client, server) = both(feeding);
-    let mut items = client.subscribe("t/endless", Json::null()).await.unwrap();
-    let flood = async {
-        while let Some(item) = items.next().await {
-            item.unwrap();
-        }
-    };
+    let (near, far) = alknet_plugin_api::testing::pair(alknet_call_protocol::ALPN);
+    let calling = crate::peer::run(far, feeding);
     let calls = async {
-        for n in 0..500 {
-            assert_eq!(server.call("t/echo", json!(n)).await.unwrap().to_string(), n.to_string());
+        for n in 0..20 {
+            calling.call("t/x", json!(n)).await.unwrap();
         }
     };
-    tokio::join!(flood, calls);
+    let answering = async {
+        let mut peer = Peer::accept(&near).await;
+        // Its calls come on the stream on which this side subscribes.
+        peer.write(request("flood", "/t/endless", json!(1))).await;
+        let (mut items, mut asked) = (0, 0);
+        while asked < 20 {
+            let envelope = peer.next().await.unwrap();
+            match envelope["type"].as_str() {
+                Some("call.responded") => items += 1,
+                Some("call.requested") => {
+                    asked += 1;
+                    let (id, output) = (&envelope["id"], json!({"output": 1}));
+                    peer.write(json!({"type": "call.responded", "id": id, "payload": output}))
+                        .await;
+                }
+                _ => panic!("{envelope}"),
+            }
+        }
+        assert!(items < 10_000, "the calls waited for the end of the flood");
+        peer
+    };
+    let ((), _peer) = tokio::join!(calls, answering);
 }
