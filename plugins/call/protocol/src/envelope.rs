@@ -1,17 +1,22 @@
-//! Envelopes: reading them without copying what is only passed on, and writing
-//! them straight into a stream's buffer.
+//! Envelopes: what they say, and reading them without parsing what is only
+//! passed on.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use alknet_plugin_api::{AbortPolicy, CallError, Identity, Json, code};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::frame::READ_CHUNK;
+
+mod write;
+
+pub(crate) use write::write_call;
+pub use write::{write_aborted, write_completed, write_error, write_request, write_response};
 
 /// Most bytes of an id.
 pub const MAX_ID: usize = 128;
@@ -245,16 +250,72 @@ pub(crate) fn read(frame: &Bytes) -> Result<(Cow<'_, str>, Event), EnvelopeError
             frame.slice_ref(value)
         })
     };
-    // One pass over what is well-formed and has its fields in the usual order;
-    // the second look is for what the first does not understand.
-    let (id, event) = match serde_json::from_str::<Typed<'_>>(text) {
-        Ok(Typed { id, body }) => (id.0, body.event(share)),
-        Err(_) => read_slowly(text, share)?,
+    let (id, event) = match usual(text) {
+        Some((id, body)) => (Cow::Borrowed(id), body.event(share)),
+        None => read_any(text, share)?,
     };
     if matches!(event, Event::Requested(_)) && !(1..=MAX_ID).contains(&id.len()) {
         return Err(EnvelopeError::BadId(id.len()));
     }
     Ok((id, event))
+}
+
+/// Requests and answers exactly as this library writes them, which most are.
+/// Whether a value's text is one JSON value decides where it ends: text that only
+/// looks usual is left to [`read_any`].
+fn usual(text: &str) -> Option<(&str, Body<'_>)> {
+    let rest = text.strip_prefix(r#"{"type":"call."#)?.strip_suffix("}}")?;
+    if let Some(rest) = rest.strip_prefix(r#"responded","id":""#) {
+        let (id, rest) = plain(rest)?;
+        let output = serde_json::from_str(rest.strip_prefix(r#","payload":{"output":"#)?).ok()?;
+        return Some((id, Body::Responded(RawResponse { output, terminal: false })));
+    }
+    let (id, rest) = plain(rest.strip_prefix(r#"requested","id":""#)?)?;
+    let rest = rest.strip_prefix(r#","payload":{"operationId":""#)?;
+    let (operation, rest) = plain(rest)?;
+    let rest = rest.strip_prefix(r#","input":"#)?;
+    let digits = rest.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let (before, digits) = rest.split_at(rest.len() - digits);
+    let (input, timeout_ms) = match before.strip_suffix(r#","timeout_ms":"#) {
+        Some(input) if digits == "0" || !digits.starts_with('0') => {
+            (input, Some(digits.parse().ok()?))
+        }
+        _ => (rest, None),
+    };
+    let body = RawRequest {
+        operation: operation.to_owned(),
+        input: serde_json::from_str(input).ok()?,
+        auth_token: None,
+        forwarded_for: Vec::new(),
+        timeout_ms,
+    };
+    Some((id, Body::Requested(body)))
+}
+
+/// The content of a string without escapes, and what follows its closing quote.
+fn plain(text: &str) -> Option<(&str, &str)> {
+    let end = text.bytes().position(|b| b == b'"' || b == b'\\' || b < 0x20)?;
+    let rest = text[end..].strip_prefix('"')?;
+    Some((&text[..end], rest))
+}
+
+/// One pass over what is well-formed and has its type before its payload; the
+/// second look is for what the first does not understand.
+fn read_any<'a>(
+    text: &'a str,
+    share: impl Fn(&RawValue) -> Json,
+) -> Result<(Cow<'a, str>, Event), EnvelopeError> {
+    match serde_json::from_str::<Typed<'_>>(text) {
+        Ok(Typed { id, body }) => Ok((id.0, body.event(share))),
+        Err(_) => read_slowly(text, share),
+    }
+}
+
+/// As [`parse`], by the longest way.
+pub(crate) fn parse_slowly(frame: &Bytes) -> Option<(String, Event)> {
+    let share = |value: &RawValue| Json::from(value);
+    let (id, event) = read_slowly(std::str::from_utf8(frame).ok()?, share).ok()?;
+    Some((id.into_owned(), event))
 }
 
 fn read_slowly<'a>(
@@ -342,106 +403,4 @@ fn request(body: RawRequest<'_>, share: impl Fn(&RawValue) -> Json) -> Result<Re
         forwarded_for: body.forwarded_for,
         timeout: body.timeout_ms.map(Duration::from_millis),
     })
-}
-
-/// Appends `call.requested`.
-pub fn write_request(out: &mut BytesMut, id: &str, request: &Request) {
-    let Request { operation, input, auth_token, forwarded_for, timeout } = request;
-    let auth_token = auth_token.as_deref();
-    write_call(out, id, operation, input, auth_token, forwarded_for, *timeout);
-}
-
-pub(crate) fn write_call(
-    out: &mut BytesMut,
-    id: &str,
-    operation: &str,
-    input: &Json,
-    auth_token: Option<&str>,
-    forwarded_for: &[Identity],
-    timeout: Option<Duration>,
-) {
-    open(out, "call.requested", id);
-    out.extend_from_slice(b"\"operationId\":");
-    if operation.starts_with('/') {
-        text(out, operation);
-    } else {
-        text(out, &format!("/{operation}"));
-    }
-    out.extend_from_slice(b",\"input\":");
-    out.extend_from_slice(input.as_bytes());
-    if let Some(token) = auth_token {
-        out.extend_from_slice(b",\"auth_token\":");
-        text(out, token);
-    }
-    if !forwarded_for.is_empty() {
-        out.extend_from_slice(b",\"forwarded_for\":");
-        // Identities hold strings alone, which JSON always can.
-        out.extend_from_slice(&serde_json::to_vec(forwarded_for).unwrap_or_default());
-    }
-    if let Some(timeout) = timeout {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        out.extend_from_slice(b",\"timeout_ms\":");
-        out.extend_from_slice(millis.to_string().as_bytes());
-    }
-    out.extend_from_slice(b"}}");
-}
-
-/// Appends `call.responded`.
-pub fn write_response(out: &mut BytesMut, id: &str, output: &Json, terminal: bool) {
-    open(out, "call.responded", id);
-    out.extend_from_slice(b"\"output\":");
-    out.extend_from_slice(output.as_bytes());
-    out.extend_from_slice(if terminal { b",\"terminal\":true}}" } else { b"}}" });
-}
-
-/// Appends `call.completed`.
-pub fn write_completed(out: &mut BytesMut, id: &str) {
-    open(out, "call.completed", id);
-    out.extend_from_slice(b"}}");
-}
-
-/// Appends `call.error`.
-pub fn write_error(out: &mut BytesMut, id: &str, error: &CallError) {
-    open(out, "call.error", id);
-    out.extend_from_slice(b"\"code\":");
-    text(out, &error.code);
-    out.extend_from_slice(b",\"message\":");
-    text(out, &error.message);
-    out.extend_from_slice(b",\"retryable\":");
-    out.extend_from_slice(if error.retryable { b"true" } else { b"false" });
-    if let Some(details) = &error.details {
-        out.extend_from_slice(b",\"details\":");
-        out.extend_from_slice(details.as_bytes());
-    }
-    out.extend_from_slice(b"}}");
-}
-
-/// Appends `call.aborted`.
-pub fn write_aborted(out: &mut BytesMut, id: &str, policy: AbortPolicy, reason: &str) {
-    open(out, "call.aborted", id);
-    out.extend_from_slice(match policy {
-        AbortPolicy::AbortDependents => b"\"policy\":\"abort-dependents\",\"reason\":",
-        AbortPolicy::ContinueRunning => b"\"policy\":\"continue-running\",\"reason\":".as_slice(),
-    });
-    text(out, reason);
-    out.extend_from_slice(b"}}");
-}
-
-fn open(out: &mut BytesMut, kind: &str, id: &str) {
-    out.extend_from_slice(b"{\"type\":\"");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\",\"id\":");
-    text(out, id);
-    out.extend_from_slice(b",\"payload\":{");
-}
-
-/// Appends a JSON string, in the common case without looking for escapes twice.
-fn text(out: &mut BytesMut, value: &str) {
-    if value.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
-        out.extend_from_slice(b"\"");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\"");
-    } else {
-        out.extend_from_slice(serde_json::Value::from(value).to_string().as_bytes());
-    }
 }

@@ -261,24 +261,30 @@ fn a_small_value_keeps_no_read_buffer_alive_and_a_large_one_is_not_copied() {
 
 #[test]
 fn mutated_input_neither_panics_nor_decodes_differently_when_split() {
-    let seed = framed(
+    let seeds = [
         r#"{"type":"call.requested","id":"a","payload":{"operationId":"/t/echo","input":[1,"\u00e9"],"timeout_ms":5}}"#,
-    );
+        r#"{"type":"call.requested","id":"a","payload":{"operationId":"/t/echo","input":{"timeout_ms":57}}}"#,
+        r#"{"type":"call.responded","id":"a","payload":{"output":{"a":[null,true]},"terminal":true}}"#,
+        r#"{"type":"call.responded","id":"a","payload":{"output":{"a":[null,{"b":1}]}}}"#,
+        r#"{"type":"call.error","id":"a","payload":{"code":"X","message":"m","retryable":false}}"#,
+    ]
+    .map(framed);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (random >> 33) as usize
     };
-    for _ in 0..5_000 {
-        let mut data = [seed.clone(), seed.clone()].concat();
-        for _ in 0..3 {
-            let at = next() % data.len();
-            data[at] = next() as u8;
+    for seed in &seeds {
+        for _ in 0..5_000 {
+            let mut data = [&seed[..], seed].concat();
+            for _ in 0..next() % 4 {
+                let at = next() % data.len();
+                data[at] = if next() % 2 == 0 { seed[next() % seed.len()] } else { next() as u8 };
+            }
+            alknet_call_protocol::fuzz::fuzz_envelope(&data[PREFIX..seed.len()]);
+            // The frame target takes its first byte as the size of the pieces.
+            data.insert(0, next() as u8);
+            alknet_call_protocol::fuzz::fuzz_frame(&data);
         }
-        alknet_call_protocol::fuzz::fuzz_envelope(&data[PREFIX..seed.len()]);
-        // The frame target takes its first byte as the size of the pieces.
-        data.insert(0, next() as u8);
-        alknet_call_protocol::fuzz::fuzz_frame(&data);
     }
-    alknet_call_protocol::fuzz::fuzz_envelope(&seed[PREFIX..]);
 }
