@@ -16,6 +16,8 @@ use crate::table::Shared;
 
 /// How long the last answers may take to reach the peer.
 const LINGER: Duration = Duration::from_millis(400);
+/// Turns that streams have after the connection's end to read what had arrived.
+const LAST_TURNS: usize = 1024;
 
 type Accept = BoxFuture<'static, Result<(SendStream, RecvStream), StreamError>>;
 
@@ -112,6 +114,14 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if this.closed.as_mut().poll(cx).is_ready() {
+            // The last answers may have arrived together with the end.
+            this.shared.connection_lost();
+            for _ in 0..LAST_TURNS {
+                this.run_streams(cx);
+                if !this.streams.iter().any(StreamTask::has_more_to_read) {
+                    break;
+                }
+            }
             this.shared.close();
             this.streams.clear();
             return Poll::Ready(());

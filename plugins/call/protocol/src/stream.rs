@@ -97,6 +97,11 @@ impl StreamTask {
         written && self.running.is_empty() && !self.more_to_read
     }
 
+    /// Whether what has arrived is not read yet, for no fault of its consumers.
+    pub(crate) fn has_more_to_read(&self) -> bool {
+        self.more_to_read
+    }
+
     /// Whether the peer has everything, and knows that this was all.
     pub(crate) fn is_delivered(&self) -> bool {
         self.delivered
@@ -116,6 +121,25 @@ impl StreamTask {
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
         self.outbox.task_awake();
         self.more_to_read = self.read(cx)?;
+        if self.shared.is_lost() {
+            if self.more_to_read {
+                cx.waker().wake_by_ref();
+            }
+            return Ok(if self.more_to_read { Poll::Pending } else { Poll::Ready(()) });
+        }
+        match self.serve(cx) {
+            // What has arrived before the end is read before it is acted on.
+            Err(End::Lost) => {
+                self.shared.connection_lost();
+                cx.waker().wake_by_ref();
+                Ok(Poll::Pending)
+            }
+            other => other,
+        }
+    }
+
+    /// Everything but reading.
+    fn serve(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
         let more = self.run(cx);
         let progress = self.write(cx)?;
         if let Some(stalled) = &mut self.stalled {
@@ -236,6 +260,9 @@ impl StreamTask {
         request: Result<envelope::Request, CallError>,
         cx: &mut Context<'_>,
     ) -> Result<(), End> {
+        if self.shared.is_lost() {
+            return Ok(());
+        }
         if self.shared.is_in_flight(&id) {
             return Err(End::Reset(reset::BAD_ENVELOPE));
         }

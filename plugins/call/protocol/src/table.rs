@@ -162,26 +162,29 @@ impl Shared {
 
     /// Fails the calls whose answers were to come on this stream.
     pub(crate) fn stream_ended(&self, stream: u64) {
-        self.fail(|slot| slot.outbox.stream == stream, "stream ended");
+        self.fail(|slot| slot.outbox.stream == stream);
     }
 
-    /// Fails all calls, and those that are still to be made.
+    /// From here on, ends of streams are told as the end of the connection. What
+    /// has arrived on them is still to be read.
     pub(crate) fn connection_lost(&self) {
         self.lost.store(true, Ordering::Release);
-        self.fail(|_| true, "connection closed");
     }
 
-    /// Why a call cannot be made on a stream that takes none.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Why a call on a stream that has ended fails.
     pub(crate) fn why_closed(&self) -> CallError {
-        let lost = self.lost.load(Ordering::Acquire);
-        CallError::internal(if lost { "connection closed" } else { "stream ended" })
+        CallError::internal(if self.is_lost() { "connection closed" } else { "stream ended" })
     }
 
-    fn fail(&self, which: impl Fn(&Slot) -> bool, message: &str) {
+    fn fail(&self, which: impl Fn(&Slot) -> bool) {
         let failed: Vec<_> =
             self.outbound.lock().calls.extract_if(|_, slot| which(slot)).map(|(_, s)| s).collect();
         for slot in failed {
-            slot.push(Answer::Failed(CallError::internal(message)));
+            slot.push(Answer::Failed(self.why_closed()));
         }
     }
 
@@ -219,8 +222,8 @@ impl Shared {
             opened.closed = true;
             std::mem::take(&mut opened.streams)
         };
-        // Before the streams go, as their end is not why these calls fail.
         self.connection_lost();
+        self.fail(|_| true);
         drop(unstarted);
     }
 }

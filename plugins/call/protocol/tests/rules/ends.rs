@@ -224,3 +224,30 @@ async fn a_drain_loses_nothing_of_an_answer_that_is_being_sent() {
     assert_eq!(size as usize + 4, n + rest.len());
     assert!(rest.ends_with(b"xxx\"}}"));
 }
+
+#[tokio::test]
+async fn answers_that_arrived_before_the_connection_closed_reach_their_calls() {
+    let (near, far, _) = Pair::new(ALPN).lossy_close(false).build();
+    let client = run(near, options());
+    let calls = async {
+        let all = (0..500).map(|n| ("t/x".to_owned(), Json::from(json!(n))));
+        for answer in client.batch(all).await {
+            assert_eq!(answer.unwrap().to_string(), "1");
+        }
+    };
+    let playing = async {
+        let mut peer = Peer::accept(&far).await;
+        let mut ids = Vec::new();
+        for _ in 0..500 {
+            ids.push(peer.next().await.unwrap()["id"].clone());
+        }
+        let answer = |id| json!({"type": "call.responded", "id": id, "payload": {"output": 1}});
+        let bytes: Vec<u8> =
+            ids.into_iter().flat_map(|id| crate::peer::framed(answer(id).to_string())).collect();
+        // Less than the transport holds: all of it is there when the end comes.
+        assert!(bytes.len() < 64 * 1024);
+        peer.send.write_all(&bytes).await.unwrap();
+        far.close(0, "done");
+    };
+    tokio::join!(calls, playing);
+}
