@@ -251,3 +251,20 @@ async fn answers_that_arrived_before_the_connection_closed_reach_their_calls() {
     };
     tokio::join!(calls, playing);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_a_moment_for_a_slow_reader_of_the_last_answers() {
+    let (connection, control) = draining(options());
+    let mut peer = Peer::open(&connection).await;
+    peer.write(request("a", "/t/never", json!(1))).await;
+    peer.write(request("b", "/t/long", json!(300_000))).await;
+    let mut first = [0; 100];
+    let n = peer.recv.read(&mut first).await.unwrap().unwrap();
+    control.begin_shutdown();
+    // After the calls' time, and before the answers'.
+    tokio::time::sleep(Duration::from_millis(1700)).await;
+    let rest = peer.recv.read_to_end(400_000).await.unwrap();
+    assert!(n + rest.len() > 300_000);
+    let last = String::from_utf8_lossy(&rest[rest.len() - 120..]).into_owned();
+    assert!(last.contains("call.aborted") && last.contains("shutting down"), "{last}");
+}

@@ -199,3 +199,25 @@ async fn a_flood_of_answers_does_not_keep_requests_from_being_sent_on_its_stream
     };
     let ((), _peer) = tokio::join!(calls, answering);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_of_refusals_is_never_reset() {
+    let connection = server(options());
+    let Peer { mut send, mut recv, .. } = Peer::open(&connection).await;
+    let writing = tokio::spawn(async move {
+        let one = framed(r#"{"type":"call.requested","id":"a","payload":{}}"#);
+        for _ in 0..20_000 {
+            send.write_all(&one).await?;
+        }
+        Ok::<_, StreamError>(send)
+    });
+    let mut chunk = [0; 4096];
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        recv.read(&mut chunk).await.unwrap().unwrap();
+    }
+    assert!(!writing.is_finished());
+    let reading = tokio::spawn(async move { recv.read_to_end(8 << 20).await });
+    writing.await.unwrap().unwrap().finish().unwrap();
+    reading.await.unwrap().unwrap();
+}
