@@ -2,6 +2,7 @@
 //! side of it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -87,7 +88,7 @@ impl Options {
 }
 
 /// How one call is to be made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct CallOptions {
     /// After which the call fails with `TIMEOUT` and is aborted. The other side
     /// hears of it too.
@@ -98,6 +99,18 @@ pub struct CallOptions {
     pub forwarded_for: Vec<Identity>,
     /// Makes the call on a stream of its own.
     pub own_stream: bool,
+}
+
+impl fmt::Debug for CallOptions {
+    /// Shows all but the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallOptions")
+            .field("timeout", &self.timeout)
+            .field("auth_token", &self.auth_token.as_ref().map(|_| "…"))
+            .field("forwarded_for", &self.forwarded_for)
+            .field("own_stream", &self.own_stream)
+            .finish()
+    }
 }
 
 /// Starts calling and serving over connections that are already established.

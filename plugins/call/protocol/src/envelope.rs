@@ -78,7 +78,7 @@ pub enum Event {
 }
 
 /// The payload of `call.requested`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// The operation's name as it came, with its leading slash.
     pub operation: String,
@@ -90,6 +90,19 @@ pub struct Request {
     pub forwarded_for: Vec<Identity>,
     /// The caller's remaining budget.
     pub timeout: Option<Duration>,
+}
+
+impl fmt::Debug for Request {
+    /// Shows all but the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("operation", &self.operation)
+            .field("input", &self.input)
+            .field("auth_token", &self.auth_token.as_ref().map(|_| "…"))
+            .field("forwarded_for", &self.forwarded_for)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 /// A string, borrowed unless it holds escapes.

@@ -204,6 +204,19 @@ async fn deep_nesting_costs_no_stack() {
 }
 
 #[test]
+fn no_token_is_shown_for_debugging() {
+    let mut asked = request("a", "/t/echo", json!(1));
+    asked["payload"]["auth_token"] = json!("alk_secret");
+    let envelope = envelope::parse(&asked.to_string().into()).unwrap();
+    assert!(!format!("{envelope:?}").contains("secret"));
+    let Event::Requested(Ok(request)) = envelope.event else { panic!("it is a request") };
+    assert_eq!(request.auth_token.as_deref(), Some("alk_secret"));
+    let options =
+        alknet_call_protocol::CallOptions { auth_token: request.auth_token, ..Default::default() };
+    assert!(!format!("{options:?}").contains("secret"));
+}
+
+#[test]
 fn fields_in_any_order_and_escaped_names_read_the_same() {
     for text in [
         r#"{"type":"call.responded","id":"a","payload":{"output":[1],"terminal":true}}"#,
