@@ -20,12 +20,13 @@ alknet_plugin_api::export!(Call);
 #[serde(default, deny_unknown_fields)]
 struct Config {
     max_frame_bytes: usize,
+    max_calls: usize,
     drain_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_frame_bytes: DEFAULT_MAX_FRAME, drain_ms: 1500 }
+        Self { max_frame_bytes: DEFAULT_MAX_FRAME, max_calls: 1280, drain_ms: 1500 }
     }
 }
 
@@ -42,6 +43,7 @@ impl Plugin for Call {
                     "max_frame_bytes": {
                         "type": "integer", "minimum": 1024, "maximum": MAX_MAX_FRAME,
                     },
+                    "max_calls": { "type": "integer", "minimum": 1 },
                     "drain_ms": { "type": "integer", "minimum": 0 },
                 },
             }))
@@ -51,6 +53,9 @@ impl Plugin for Call {
         let config: Config = config.to()?;
         let limits = Limits {
             max_frame: config.max_frame_bytes,
+            // The node has its own, lower limit on calls that run. This one also
+            // holds for those that wait because the peer reads no answers.
+            in_flight: config.max_calls,
             drain: Duration::from_millis(config.drain_ms),
         };
         on.handler(ALPN, CallHandler { host, limits });

@@ -1,5 +1,6 @@
 //! Frames: a 4-byte big-endian length, then that many bytes.
 
+use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Largest frame that a side accepts unless it is configured otherwise: 1 MiB.
@@ -8,6 +9,10 @@ pub const DEFAULT_MAX_FRAME: usize = 1 << 20;
 pub const MAX_MAX_FRAME: usize = 64 << 20;
 /// Bytes of a frame's length prefix.
 pub const PREFIX: usize = 4;
+/// Bytes that one read asks for. Frames up to this size share read buffers;
+/// larger ones have a buffer to themselves, so that none is kept alive by
+/// another frame's content.
+pub const READ_CHUNK: usize = 16 * 1024;
 
 /// What is wrong with a frame; the stream is reset with `BAD_FRAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +67,26 @@ impl FrameDecoder {
         &mut self.buffer
     }
 
+    /// Where to read what arrives next. A large frame's buffer at most doubles
+    /// with each read and takes nothing that follows the frame.
+    pub fn room(&mut self) -> Limit<&mut BytesMut> {
+        let held = self.buffer.len();
+        let whole = self
+            .buffer
+            .first_chunk::<PREFIX>()
+            .map_or(0, |prefix| PREFIX + self.limit.min(u32::from_be_bytes(*prefix) as usize));
+        let limit = if whole > READ_CHUNK {
+            whole.saturating_sub(held).clamp(1, held.max(READ_CHUNK))
+        } else {
+            READ_CHUNK
+        };
+        if self.buffer.capacity() - held < limit.min(READ_CHUNK / 4) {
+            self.buffer.reserve(limit);
+        }
+        let limit = limit.min(self.buffer.capacity() - held);
+        (&mut self.buffer).limit(limit)
+    }
+
     /// The next whole frame, without its prefix; `None` until more has arrived.
     ///
     /// # Errors
@@ -77,6 +102,11 @@ impl FrameDecoder {
         }
         if self.buffer.len() - PREFIX < size {
             return Ok(None);
+        }
+        if PREFIX + size > READ_CHUNK && self.buffer.len() == PREFIX + size {
+            let mut whole = std::mem::take(&mut self.buffer).freeze();
+            whole.advance(PREFIX);
+            return Ok(Some(whole));
         }
         self.buffer.advance(PREFIX);
         Ok(Some(self.buffer.split_to(size).freeze()))

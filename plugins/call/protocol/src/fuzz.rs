@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::envelope::{self, Event};
+use crate::envelope::{self, Envelope, Event};
 use crate::frame::{FrameDecoder, FrameError, PREFIX};
 
 /// However the input is split, the same frames come out.
@@ -36,9 +36,19 @@ fn frames(data: &[u8], step: usize) -> (Vec<Bytes>, Option<FrameError>) {
     (out, decoder.finish().err())
 }
 
-/// No input panics, and a request that was read reads the same once written.
+/// No input panics, every way of reading it agrees, and a request that was read
+/// reads the same once written.
 pub fn fuzz_envelope(data: &[u8]) {
-    let Ok(first) = envelope::parse(&Bytes::copy_from_slice(data)) else { return };
+    let frame = Bytes::copy_from_slice(data);
+    let slowly = envelope::parse_slowly(&frame);
+    let Ok(first) = envelope::parse(&frame) else {
+        let bad_id = |id: &str| id.is_empty() || id.len() > envelope::MAX_ID;
+        assert!(slowly.is_none_or(|(id, _)| bad_id(&id)));
+        return;
+    };
+    // Their `Debug` shows all they hold.
+    let both = (format!("{first:?}"), slowly.map(|(id, event)| Envelope { id, event }));
+    assert_eq!(Some(both.0), both.1.map(|envelope| format!("{envelope:?}")));
     let Event::Requested(Ok(request)) = &first.event else { return };
     let mut out = bytes::BytesMut::new();
     envelope::write_request(&mut out, &first.id, request);

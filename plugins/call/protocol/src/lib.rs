@@ -19,17 +19,24 @@
 //! ```
 
 mod connection;
+mod driver;
 pub mod envelope;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
+mod id;
+mod inbound;
 mod local;
+mod outbox;
+mod pending;
+mod slot;
 mod stream;
+mod table;
 
-pub use connection::{
-    CallClient, CallConnection, CallOptions, Driver, Limits, Options, Subscription, Timer,
-};
+pub use connection::{CallClient, CallConnection, CallOptions, Limits, Options, Timer};
+pub use driver::Driver;
 pub use local::LocalOperations;
+pub use pending::Subscription;
 
 /// The protocol's ALPN.
 pub const ALPN: &str = "alknet/call";

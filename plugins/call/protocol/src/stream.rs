@@ -1,287 +1,45 @@
 //! One bidirectional stream: reads envelopes, runs the calls requested on it,
-//! and gathers what is to be written so that many envelopes leave in one write.
+//! and writes what has gathered in its outbox.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use alknet_plugin_api::{
-    CallError, GatewayCall, GatewayEvent, GatewayRequest, Json, RecvStream, SendStream,
-};
-use bytes::{Bytes, BytesMut};
+use alknet_plugin_api::{CallError, GatewayRequest, RecvStream, SendStream, StreamError, code};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use crate::connection::{Entry, Shared};
 use crate::envelope::{self, Event};
 use crate::frame::{FrameDecoder, write_frame};
+use crate::inbound::{Inbound, Running, Work, emit};
+use crate::outbox::{Kind, Outbox, Place};
 use crate::reset;
+use crate::slot::{Answer, Slot};
+use crate::table::Shared;
 
-/// Bytes waiting to be written above which no further results are taken: a
-/// peer that does not read must not make this side's memory grow.
-pub(crate) const HIGH_WATER: usize = 64 * 1024;
-/// Items that wait for a subscription's consumer before its stream is read no
-/// further.
-pub(crate) const ITEM_BUFFER: usize = 32;
-/// Calls, running or refused, that may wait on one stream whose answers the
-/// peer does not read: 256 in flight and 1024 refusals.
-const MAX_WAITING: usize = 256 + 1024;
 /// Frames taken before what they caused is written.
 const FRAMES_PER_TURN: usize = 128;
-const READ_CHUNK: usize = 16 * 1024;
+/// How long a peer with too many refusals to read may read none of them.
+const STALL: Duration = Duration::from_secs(10);
 
-/// What others append to a stream.
-pub(crate) struct StreamHandle {
-    pub(crate) id: u64,
-    out: Mutex<Out>,
+/// Why a stream ends before its time.
+enum End {
+    /// It is reset with this code.
+    Reset(u64),
+    /// The connection under it is gone.
+    Lost,
 }
 
-#[derive(Default)]
-struct Out {
-    buffer: BytesMut,
-    task: Option<Waker>,
-    waiting: Vec<Waker>,
-    closed: bool,
-    finish: bool,
-}
-
-impl StreamHandle {
-    pub(crate) fn new(id: u64) -> Self {
-        Self { id, out: Mutex::default() }
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.out.lock().closed
-    }
-
-    /// Ready when more may be appended, or never will be.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut out = self.out.lock();
-        if out.closed || out.buffer.len() < HIGH_WATER {
-            return Poll::Ready(());
-        }
-        out.waiting.push(cx.waker().clone());
-        Poll::Pending
-    }
-
-    /// Appends to what the stream's task writes next; `None` on a closed stream.
-    pub(crate) fn append<R>(&self, write: impl FnOnce(&mut BytesMut) -> R) -> Option<R> {
-        let (result, task) = {
-            let mut out = self.out.lock();
-            if out.closed {
-                return None;
-            }
-            (write(&mut out.buffer), out.task.take())
-        };
-        if let Some(task) = task {
-            task.wake();
-        }
-        Some(result)
-    }
-
-    /// Finishes the sending side once everything appended has been written.
-    pub(crate) fn finish(&self) {
-        let task = {
-            let mut out = self.out.lock();
-            out.finish = true;
-            out.task.take()
-        };
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
-
-    fn close(&self) {
-        let waiting = {
-            let mut out = self.out.lock();
-            out.closed = true;
-            out.buffer = BytesMut::new();
-            std::mem::take(&mut out.waiting)
-        };
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// A call that this side made, as the stream that reads its answers sees it.
-pub(crate) struct Slot {
-    pub(crate) handle: Arc<StreamHandle>,
-    pub(crate) subscription: bool,
-    state: Mutex<SlotState>,
-}
-
-#[derive(Default)]
-struct SlotState {
-    answers: VecDeque<Answer>,
-    consumer: Option<Waker>,
-    reader: Option<Waker>,
-    gone: bool,
-}
-
-/// What a caller gets.
-pub(crate) enum Answer {
-    Item(Json, bool),
-    Completed,
-    Failed(CallError),
-}
-
-impl Slot {
-    pub(crate) fn new(handle: Arc<StreamHandle>, subscription: bool) -> Self {
-        Self { handle, subscription, state: Mutex::default() }
-    }
-
-    pub(crate) fn push(&self, answer: Answer) {
-        let consumer = {
-            let mut state = self.state.lock();
-            if state.gone {
-                return;
-            }
-            state.answers.push_back(answer);
-            state.consumer.take()
-        };
-        if let Some(consumer) = consumer {
-            consumer.wake();
-        }
-    }
-
-    pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Answer> {
-        let mut state = self.state.lock();
-        let Some(answer) = state.answers.pop_front() else {
-            state.consumer = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        let reader = state.reader.take();
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        Poll::Ready(answer)
-    }
-
-    /// The consumer has left: nothing more is kept, and nothing waits for it.
-    pub(crate) fn leave(&self) {
-        let reader = {
-            let mut state = self.state.lock();
-            state.gone = true;
-            state.answers.clear();
-            state.reader.take()
-        };
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        let state = self.state.lock();
-        state.gone || state.answers.len() < ITEM_BUFFER
-    }
-
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.state.lock();
-        if state.gone || state.answers.len() < ITEM_BUFFER {
-            return Poll::Ready(());
-        }
-        state.reader = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-/// A call that the other side made. Taking `work` out of it aborts it.
-pub(crate) struct Inbound {
-    pub(crate) id: Arc<str>,
-    work: Mutex<Option<Work>>,
-    waker: AtomicWaker,
-}
-
-struct Work {
-    call: GatewayCall,
-    ahead: Option<GatewayEvent>,
-    answered: bool,
-}
-
-enum Step {
-    Event(GatewayEvent, bool),
-    Gone,
-}
-
-impl Inbound {
-    /// Drops the call; its stream's task then forgets it.
-    pub(crate) fn abort(&self) -> bool {
-        let work = self.work.lock().take();
-        self.waker.wake();
-        work.is_some()
-    }
-
-    /// The next event and whether it is the last. One event is polled ahead, so
-    /// that a call's end is known before its answer leaves and its id is free
-    /// by the time the caller can use it again.
-    fn poll_step(&self, cx: &mut Context<'_>) -> Poll<Step> {
-        let mut guard = self.work.lock();
-        let Some(work) = guard.as_mut() else { return Poll::Ready(Step::Gone) };
-        let event = match work.ahead.take() {
-            Some(event) => Some(event),
-            None => match work.call.poll_next(cx) {
-                Poll::Ready(event) => event,
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        let (event, last) = match event {
-            Some(event @ GatewayEvent::Responded(_)) => {
-                work.answered = true;
-                match work.call.poll_next(cx) {
-                    Poll::Ready(None) => (event, true),
-                    Poll::Ready(next) => {
-                        work.ahead = next;
-                        (event, false)
-                    }
-                    Poll::Pending => (event, false),
-                }
-            }
-            Some(event) => (event, true),
-            None if work.answered => {
-                *guard = None;
-                return Poll::Ready(Step::Gone);
-            }
-            None => {
-                let error = CallError::internal("the operation ended without an answer");
-                (GatewayEvent::Error(error), true)
-            }
-        };
-        if last {
-            *guard = None;
-        }
-        Poll::Ready(Step::Event(event, last))
-    }
-}
-
-/// A call in the set of those that did not answer at once. Dropping it, with its
-/// stream, aborts the call.
-struct Running {
-    inbound: Option<Arc<Inbound>>,
-    shared: Arc<Shared>,
-}
-
-impl Future for Running {
-    type Output = (Running, Step);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(inbound) = self.inbound.as_ref() else { return Poll::Pending };
-        inbound.waker.register(cx.waker());
-        let Poll::Ready(step) = inbound.poll_step(cx) else { return Poll::Pending };
-        let next = Running { inbound: self.inbound.take(), shared: self.shared.clone() };
-        Poll::Ready((next, step))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(inbound) = &self.inbound {
-            self.shared.forget_inbound(inbound);
-            inbound.abort();
+impl From<StreamError> for End {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::ConnectionClosed | StreamError::Timeout => Self::Lost,
+            _ => Self::Reset(reset::CANCELLED),
         }
     }
 }
@@ -290,49 +48,134 @@ impl Drop for Running {
 /// calls that wait for answers on it, and resets it.
 pub(crate) struct StreamTask {
     shared: Arc<Shared>,
-    handle: Arc<StreamHandle>,
+    outbox: Arc<Outbox>,
     send: SendStream,
     recv: RecvStream,
     decoder: FrameDecoder,
     running: FuturesUnordered<Running>,
+    /// Taken out of the outbox, not yet written.
     out: BytesMut,
+    /// A subscription whose consumer is to take an item before more is read.
     paused: Option<Arc<Slot>>,
+    /// Refusals fill the outbox: nothing is read until some are written.
+    stalled: Option<BoxFuture<'static, ()>>,
+    more_to_read: bool,
     read_done: bool,
-    finished: bool,
     unflushed: bool,
+    finished: bool,
+    delivered: bool,
 }
 
 impl StreamTask {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        handle: Arc<StreamHandle>,
+        outbox: Arc<Outbox>,
         (send, recv): (SendStream, RecvStream),
     ) -> Self {
         let decoder = FrameDecoder::new(shared.limits.max_frame);
         Self {
             shared,
-            handle,
+            outbox,
             send,
             recv,
             decoder,
             running: FuturesUnordered::new(),
             out: BytesMut::new(),
             paused: None,
+            stalled: None,
+            more_to_read: true,
             read_done: false,
-            finished: false,
             unflushed: false,
+            finished: false,
+            delivered: false,
         }
     }
 
-    fn fail(&mut self, code: u64) -> Poll<()> {
-        self.send.reset(code);
-        self.recv.stop(code);
-        Poll::Ready(())
+    /// Whether everything that was asked on it is answered and written.
+    pub(crate) fn is_idle(&self) -> bool {
+        let written = self.out.is_empty() && self.outbox.is_empty() && !self.unflushed;
+        written && self.running.is_empty() && !self.more_to_read
+    }
+
+    /// Whether what has arrived is not read yet, for no fault of its consumers.
+    pub(crate) fn has_more_to_read(&self) -> bool {
+        self.more_to_read
+    }
+
+    /// Whether the peer has everything, and knows that this was all.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.delivered
+    }
+
+    /// Ends the sending side after what is still to be written, and says
+    /// `call.aborted` for what still runs.
+    pub(crate) fn conclude(&mut self) {
+        for running in std::mem::take(&mut self.running) {
+            self.outbox.append(Kind::Answer, |out| {
+                abort_frame(out, &running.inbound.id, "shutting down");
+            });
+        }
+        self.outbox.finish();
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        self.outbox.task_awake();
+        self.more_to_read = self.read(cx)?;
+        if self.shared.is_lost() {
+            if self.more_to_read {
+                cx.waker().wake_by_ref();
+            }
+            return Ok(if self.more_to_read { Poll::Pending } else { Poll::Ready(()) });
+        }
+        match self.serve(cx) {
+            // What has arrived before the end is read before it is acted on.
+            Err(End::Lost) => {
+                self.shared.connection_lost();
+                cx.waker().wake_by_ref();
+                Ok(Poll::Pending)
+            }
+            other => other,
+        }
+    }
+
+    /// Everything but reading.
+    fn serve(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        let more = self.run(cx);
+        let progress = self.write(cx)?;
+        if let Some(stalled) = &mut self.stalled {
+            if self.outbox.has_refusal_room() {
+                self.stalled = None;
+                self.more_to_read = true;
+            } else if progress {
+                *stalled = self.shared.timer.sleep(STALL);
+                cx.waker().wake_by_ref();
+            }
+        }
+        if more || self.more_to_read {
+            cx.waker().wake_by_ref();
+        }
+        if self.finished {
+            // A peer that is told to go before it has the end may never have it.
+            self.delivered = self.delivered || self.send.poll_stopped(cx).is_ready();
+            return Ok(if self.delivered && self.read_done {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            });
+        }
+        // The peer may stop reading while nothing is there to be written.
+        if !self.running.is_empty()
+            && let Poll::Ready(stopped) = self.send.poll_stopped(cx)
+            && stopped?.is_some()
+        {
+            return Err(End::Reset(reset::CANCELLED));
+        }
+        Ok(Poll::Pending)
     }
 
     /// Takes what has arrived, at most [`FRAMES_PER_TURN`] frames; whether more
-    /// may be there, or the code to reset the stream with.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, u64> {
+    /// may be there.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         for _ in 0..FRAMES_PER_TURN {
             if self.read_done {
                 return Ok(false);
@@ -343,49 +186,50 @@ impl StreamTask {
                 }
                 self.paused = None;
             }
+            if let Some(stalled) = &mut self.stalled {
+                return match stalled.as_mut().poll(cx) {
+                    Poll::Ready(()) => Err(End::Reset(reset::OVERFLOW)),
+                    Poll::Pending => Ok(false),
+                };
+            }
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.on_frame(&frame, cx)?,
                 Ok(None) => {
-                    let buffer = self.decoder.buffer();
-                    buffer.reserve(READ_CHUNK);
-                    match pin!(self.recv.read_buf(buffer)).poll(cx) {
+                    let mut room = self.decoder.room();
+                    match pin!(self.recv.read_buf(&mut room)).poll(cx) {
                         Poll::Pending => return Ok(false),
                         Poll::Ready(Ok(0)) => {
-                            self.decoder.finish().map_err(|_| reset::BAD_FRAME)?;
+                            self.decoder.finish().map_err(|_| End::Reset(reset::BAD_FRAME))?;
                             self.read_done = true;
-                            self.handle.close();
-                            self.shared.stream_ended(self.handle.id);
+                            self.outbox.peer_finished();
+                            self.shared.stream_ended(self.outbox.stream);
                         }
                         Poll::Ready(Ok(_)) => {}
-                        Poll::Ready(Err(_)) => return Err(reset::CANCELLED),
+                        Poll::Ready(Err(error)) => return Err(StreamError::from_io(error).into()),
                     }
                 }
-                Err(_) => return Err(reset::BAD_FRAME),
+                Err(_) => return Err(End::Reset(reset::BAD_FRAME)),
             }
         }
         Ok(true)
     }
 
-    fn on_frame(&mut self, frame: &Bytes, cx: &mut Context<'_>) -> Result<(), u64> {
-        let envelope = envelope::parse(frame).map_err(|_| reset::BAD_ENVELOPE)?;
-        let id = envelope.id;
-        let answer = match envelope.event {
-            Event::Requested(request) => return self.on_request(id, request, cx),
+    fn on_frame(&mut self, frame: &Bytes, cx: &mut Context<'_>) -> Result<(), End> {
+        let bad = |_| End::Reset(reset::BAD_ENVELOPE);
+        let (id, event) = envelope::read(frame).map_err(bad)?;
+        let answer = match event {
+            Event::Requested(request) => return self.on_request(id.into_owned(), request, cx),
             Event::Aborted { policy, reason } => {
-                match self.shared.take_for_abort(&id) {
-                    Some(Entry::Inbound(inbound)) => {
-                        if let Some(gateway) = &self.shared.gateway {
-                            gateway.abort(&id, policy);
-                        }
-                        inbound.abort();
+                if let Some(inbound) = self.shared.take_inbound(&id) {
+                    if let Some(gateway) = &self.shared.gateway {
+                        gateway.abort(&id, policy);
                     }
-                    Some(Entry::Outbound(slot)) => {
-                        let reason = reason.unwrap_or_else(|| "aborted by the other side".into());
-                        slot.push(Answer::Failed(CallError::aborted(reason)));
-                    }
-                    None => {}
+                    inbound.abort();
+                    return Ok(());
                 }
-                return Ok(());
+                Answer::Failed(CallError::aborted(
+                    reason.unwrap_or_else(|| "aborted by the other side".into()),
+                ))
             }
             Event::Responded { output, terminal } => Answer::Item(output, terminal),
             Event::Completed => Answer::Completed,
@@ -395,16 +239,17 @@ impl StreamTask {
             }
             Event::Unknown => return Ok(()),
         };
-        if let Some(slot) = self.shared.slot_for(&id, &answer) {
+        // Ids that this side never gave are nobody's.
+        let Some(number) = self.shared.ids.number(&id) else { return Ok(()) };
+        if let Some(slot) = self.shared.slot_for(number, &answer) {
             slot.push(answer);
             if slot.subscription && !slot.has_room() {
                 self.paused = Some(slot);
             }
-        } else if matches!(answer, Answer::Item(..)) && self.shared.was_answered(&id) {
+        } else if matches!(answer, Answer::Item(..)) && self.shared.was_answered(number) {
             // A second item: what was called is a subscription.
-            let _ = write_frame(&mut self.out, usize::MAX, |out| {
-                envelope::write_aborted(out, &id, Default::default(), "called, not subscribed to");
-            });
+            self.outbox
+                .append(Kind::Abort, |out| abort_frame(out, &id, "called, not subscribed to"));
         }
         Ok(())
     }
@@ -414,30 +259,35 @@ impl StreamTask {
         id: String,
         request: Result<envelope::Request, CallError>,
         cx: &mut Context<'_>,
-    ) -> Result<(), u64> {
+    ) -> Result<(), End> {
+        if self.shared.is_lost() {
+            return Ok(());
+        }
         if self.shared.is_in_flight(&id) {
-            return Err(reset::BAD_ENVELOPE);
+            return Err(End::Reset(reset::BAD_ENVELOPE));
         }
-        let (request, gateway) = match (request, &self.shared.gateway) {
-            (Ok(_), _) if self.shared.is_draining() => {
-                return self.refuse(|out| {
-                    envelope::write_aborted(out, &id, Default::default(), "shutting down");
-                });
-            }
-            (Ok(request), Some(gateway)) => (request, gateway),
-            (Ok(_), None) => {
-                let error = CallError::not_found("this side serves no operations");
-                return self.refuse(|out| envelope::write_error(out, &id, &error));
-            }
-            (Err(error), _) => {
-                return self.refuse(|out| envelope::write_error(out, &id, &error));
-            }
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return self.refuse(|out| envelope::write_error(out, &id, &error)),
         };
-        if self.running.len() >= MAX_WAITING {
-            return Err(reset::OVERFLOW);
+        if self.shared.is_draining() {
+            return self.refuse(|out| {
+                envelope::write_aborted(out, &id, Default::default(), "shutting down");
+            });
         }
-        let name: Arc<str> = id.as_str().into();
-        let call = gateway.dispatch(GatewayRequest {
+        let Some(gateway) = &self.shared.gateway else {
+            let error = CallError::not_found("this side serves no operations");
+            return self.refuse(|out| envelope::write_error(out, &id, &error));
+        };
+        if !self.shared.has_inbound_room() {
+            let error = CallError::new(
+                code::RESOURCE_EXHAUSTED,
+                format!("{} calls are in flight on the connection", self.shared.limits.in_flight),
+            );
+            return self.refuse(|out| envelope::write_error(out, &id, &error.retryable(true)));
+        }
+        let name = CallName::of(&id);
+        let mut work = Work::new(gateway.dispatch(GatewayRequest {
             request_id: id,
             operation: request.operation,
             input: request.input,
@@ -445,122 +295,77 @@ impl StreamTask {
             forwarded_for: request.forwarded_for,
             timeout: request.timeout,
             remote_addr: None,
-        });
-        let inbound = Arc::new(Inbound {
-            id: name.clone(),
-            work: Mutex::new(Some(Work { call, ahead: None, answered: false })),
-            waker: AtomicWaker::new(),
-        });
-        if !self.shared.insert(name, Entry::Inbound(inbound.clone())) {
-            return Err(reset::BAD_ENVELOPE);
-        }
-        // Most calls answer at once: they never enter the set.
-        if self.out.len() < HIGH_WATER
-            && let Poll::Ready(step) = inbound.poll_step(cx)
-            && self.emit(&inbound, step)
+        }));
+        // Most calls answer at once: they enter neither the table nor the set.
+        if self.outbox.has_answer_room()
+            && let Poll::Ready(step) = work.poll_step(cx)
+            && emit(&self.outbox, name.as_str(), step, self.shared.limits.max_frame)
         {
             return Ok(());
         }
-        self.running.push(Running { inbound: Some(inbound), shared: self.shared.clone() });
+        let inbound = Arc::new(Inbound::new(name.as_str().into(), work));
+        self.shared.insert_inbound(&inbound);
+        self.running.push(Running {
+            inbound,
+            outbox: self.outbox.clone(),
+            shared: self.shared.clone(),
+            place: Place::default(),
+        });
         Ok(())
     }
 
-    /// Appends an answer that no call gives. What a peer causes without reading
-    /// it is bounded.
-    fn refuse(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), u64> {
-        if self.out.len() > 8 * HIGH_WATER {
-            return Err(reset::OVERFLOW);
+    /// Appends an answer that no call gives. A peer that does not read them is
+    /// not read either, and after a while has its stream reset.
+    fn refuse(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), End> {
+        self.outbox.append(Kind::Refusal, |out| write_frame(out, usize::MAX, write));
+        if !self.outbox.has_refusal_room() {
+            self.stalled = Some(self.shared.timer.sleep(STALL));
         }
-        write_frame(&mut self.out, usize::MAX, write).map_err(|_| reset::BAD_FRAME)
+        Ok(())
     }
 
-    /// Appends what a call gave; whether that was its end.
-    fn emit(&mut self, inbound: &Arc<Inbound>, step: Step) -> bool {
-        let Step::Event(event, last) = step else {
-            self.shared.forget_inbound(inbound);
-            return true;
-        };
-        let limit = self.shared.limits.max_frame;
-        let id = &*inbound.id;
-        let written = write_frame(&mut self.out, limit, |out| match &event {
-            GatewayEvent::Responded(output) => envelope::write_response(out, id, output, false),
-            GatewayEvent::Completed => envelope::write_completed(out, id),
-            GatewayEvent::Error(error) => envelope::write_error(out, id, error),
-        });
-        let too_large = written.is_err();
-        if let Err(error) = written {
-            let error = CallError::internal(format!("the answer cannot be sent: {error}"));
-            let _ = write_frame(&mut self.out, usize::MAX, |out| {
-                envelope::write_error(out, id, &error);
-            });
-            inbound.abort();
-        }
-        if last || too_large {
-            self.shared.forget_inbound(inbound);
-        }
-        last || too_large
-    }
-
-    /// Takes results while there is room for them; whether there may be more.
+    /// Lets calls append their results; whether there may be more.
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
         for _ in 0..FRAMES_PER_TURN {
-            if self.out.len() >= HIGH_WATER {
+            if !matches!(self.running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
                 return false;
-            }
-            let Poll::Ready(Some((mut running, step))) = self.running.poll_next_unpin(cx) else {
-                return false;
-            };
-            if let Some(inbound) = running.inbound.take() {
-                if !self.emit(&inbound, step) {
-                    running.inbound = Some(inbound);
-                    self.running.push(running);
-                }
             }
         }
         true
     }
 
-    /// Writes what has gathered; `Err` when the peer reads no more.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        let before = self.out.len();
-        loop {
-            if self.out.is_empty() {
-                let mut shared = self.handle.out.lock();
-                shared.task = Some(cx.waker().clone());
-                if shared.buffer.is_empty() {
-                    break;
-                }
-                std::mem::swap(&mut self.out, &mut shared.buffer);
-                let waiting = std::mem::take(&mut shared.waiting);
-                drop(shared);
-                waiting.into_iter().for_each(Waker::wake);
-            }
+    /// Writes what has gathered; whether any of it went.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut progress = false;
+        if self.finished {
+            return Ok(false);
+        }
+        while !self.out.is_empty() || self.outbox.take(&mut self.out, cx) {
             match self.send.poll_write(cx, &self.out) {
                 Poll::Ready(Ok(n)) => {
-                    bytes::Buf::advance(&mut self.out, n);
+                    self.out.advance(n);
                     self.unflushed = true;
+                    progress = true;
                 }
-                Poll::Ready(Err(_)) => return Err(()),
-                Poll::Pending => {
-                    // Registered here too: what is appended meanwhile needs no
-                    // wake-up, as the write's own will find it.
-                    return Ok(before >= HIGH_WATER && self.out.len() < HIGH_WATER);
-                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                // The write's own wake-up finds what is appended meanwhile.
+                Poll::Pending => return Ok(progress),
             }
         }
-        if self.unflushed {
-            match Pin::new(&mut self.send).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(_)) => return Err(()),
-                Poll::Pending => {}
-            }
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.send).poll_flush(cx)
+        {
+            flushed.map_err(StreamError::from_io)?;
+            self.unflushed = false;
         }
-        let asked = self.handle.out.lock().finish || self.read_done;
-        if asked && !self.finished && self.running.is_empty() {
+        let ended = self.outbox.is_finishing() || self.read_done;
+        if ended && self.running.is_empty() {
+            self.outbox.close();
             self.finished = true;
+            // It fails only where the stream has ended already.
             let _ = self.send.finish();
         }
-        Ok(before >= HIGH_WATER)
+        Ok(progress)
     }
 }
 
@@ -569,54 +374,59 @@ impl Future for StreamTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let more = match this.read(cx) {
-            Ok(more) => more,
-            Err(code) => return this.fail(code),
-        };
-        let more = this.run(cx) | more;
-        if this.finished {
-            return if this.read_done { Poll::Ready(()) } else { Poll::Pending };
+        match this.step(cx) {
+            Ok(poll) => poll,
+            Err(End::Lost) => {
+                this.shared.connection_lost();
+                Poll::Ready(())
+            }
+            Err(End::Reset(code)) => {
+                this.send.reset(code);
+                this.recv.stop(code);
+                Poll::Ready(())
+            }
         }
-        match this.write(cx) {
-            Ok(room_again) if more || room_again => cx.waker().wake_by_ref(),
-            Ok(_) => {}
-            Err(()) => return this.fail(reset::CANCELLED),
-        }
-        if this.finished && this.read_done {
-            return Poll::Ready(());
-        }
-        // The peer may stop reading while nothing is there to be written.
-        if !this.running.is_empty()
-            && let Poll::Ready(Ok(Some(_)) | Err(_)) = this.send.poll_stopped(cx)
-        {
-            return this.fail(reset::CANCELLED);
-        }
-        Poll::Pending
     }
 }
 
 impl Drop for StreamTask {
     fn drop(&mut self) {
-        self.handle.close();
-        self.shared.stream_ended(self.handle.id);
+        self.outbox.close();
+        self.shared.stream_ended(self.outbox.stream);
     }
 }
 
-/// Writes `call.aborted` for everything that still runs, then forgets it.
-impl StreamTask {
-    pub(crate) fn abort_running(&mut self) {
-        for running in std::mem::take(&mut self.running) {
-            if let Some(inbound) = &running.inbound {
-                let _ = write_frame(&mut self.out, usize::MAX, |out| {
-                    let policy = Default::default();
-                    envelope::write_aborted(out, &inbound.id, policy, "shutting down");
-                });
+/// A request's id, kept for its answer: the request itself takes the `String`,
+/// and few ids are too long for the stack.
+enum CallName {
+    Short([u8; 40], u8),
+    Long(Box<str>),
+}
+
+impl CallName {
+    fn of(id: &str) -> Self {
+        let mut short = [0; 40];
+        match short.get_mut(..id.len()) {
+            Some(place) => {
+                place.copy_from_slice(id.as_bytes());
+                Self::Short(short, id.len() as u8)
             }
+            None => Self::Long(id.into()),
         }
-        self.handle.finish();
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.out.is_empty()
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Short(text, len) => {
+                std::str::from_utf8(&text[..usize::from(*len)]).unwrap_or_default()
+            }
+            Self::Long(text) => text,
+        }
     }
+}
+
+fn abort_frame(out: &mut BytesMut, id: &str, reason: &str) {
+    let _ = write_frame(out, usize::MAX, |out| {
+        envelope::write_aborted(out, id, Default::default(), reason);
+    });
 }

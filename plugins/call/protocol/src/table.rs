@@ -1,0 +1,229 @@
+//! The calls in flight on a connection, in both directions.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+
+use alknet_plugin_api::{CallError, Gateway, RecvStream, SendStream};
+use parking_lot::Mutex;
+
+use crate::connection::{Limits, Options, Timer};
+use crate::id::{CallId, IdSpace};
+use crate::inbound::Inbound;
+use crate::outbox::Outbox;
+use crate::slot::{Answer, Slot};
+use crate::stream::StreamTask;
+
+/// Numbers of answered calls that are kept to notice a second answer.
+const ANSWERED_KEPT: usize = 256;
+
+/// What a connection's streams, its driver and its clients have in common.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) gateway: Option<Arc<dyn Gateway>>,
+    pub(crate) timer: Arc<dyn Timer>,
+    pub(crate) ids: IdSpace,
+    next_call: AtomicU64,
+    next_stream: AtomicU64,
+    draining: AtomicBool,
+    lost: AtomicBool,
+    inbound: Mutex<HashMap<Box<str>, Arc<Inbound>>>,
+    outbound: Mutex<Outbound>,
+    opened: Mutex<Opened>,
+}
+
+#[derive(Default)]
+struct Outbound {
+    calls: HashMap<u64, Arc<Slot>, BuildHasherDefault<Number>>,
+    answered: VecDeque<u64>,
+}
+
+/// Hashes this side's own consecutive numbers, which nobody else chooses.
+#[derive(Default)]
+struct Number(u64);
+
+impl Hasher for Number {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Streams that the driver has not taken over yet.
+#[derive(Default)]
+struct Opened {
+    streams: Vec<StreamTask>,
+    driver: Option<Waker>,
+    closed: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            limits: options.limits,
+            gateway: options.gateway,
+            timer: options.timer,
+            ids: IdSpace::random(),
+            next_call: AtomicU64::new(0),
+            next_stream: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            inbound: Mutex::default(),
+            outbound: Mutex::default(),
+            opened: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_in_flight(&self, id: &str) -> bool {
+        let ours = |number| self.outbound.lock().calls.contains_key(&number);
+        self.inbound.lock().contains_key(id) || self.ids.number(id).is_some_and(ours)
+    }
+
+    // The other side's calls.
+
+    pub(crate) fn has_inbound_room(&self) -> bool {
+        self.inbound.lock().len() < self.limits.in_flight
+    }
+
+    pub(crate) fn insert_inbound(&self, inbound: &Arc<Inbound>) {
+        self.inbound.lock().insert(inbound.id.clone(), inbound.clone());
+    }
+
+    pub(crate) fn take_inbound(&self, id: &str) -> Option<Arc<Inbound>> {
+        self.inbound.lock().remove(id)
+    }
+
+    /// Removes exactly this call, as its id may since be another's.
+    pub(crate) fn forget_inbound(&self, inbound: &Arc<Inbound>) {
+        let mut table = self.inbound.lock();
+        if table.get(&inbound.id).is_some_and(|found| Arc::ptr_eq(found, inbound)) {
+            table.remove(&inbound.id);
+        }
+    }
+
+    pub(crate) fn serves_nothing_now(&self) -> bool {
+        self.inbound.lock().is_empty()
+    }
+
+    // This side's calls.
+
+    pub(crate) fn start(&self, slot: &Arc<Slot>) -> (u64, CallId) {
+        let number = self.next_call.fetch_add(1, Ordering::Relaxed);
+        self.outbound.lock().calls.insert(number, slot.clone());
+        (number, self.ids.id(number))
+    }
+
+    pub(crate) fn take_outbound(&self, number: u64) -> Option<Arc<Slot>> {
+        self.outbound.lock().calls.remove(&number)
+    }
+
+    /// The call that an answer belongs to, forgotten with its last answer.
+    pub(crate) fn slot_for(&self, number: u64, answer: &Answer) -> Option<Arc<Slot>> {
+        let item = matches!(answer, Answer::Item(..));
+        let mut outbound = self.outbound.lock();
+        let slot = outbound.calls.get(&number)?;
+        if slot.subscription && item {
+            return Some(slot.clone());
+        }
+        let slot = outbound.calls.remove(&number)?;
+        if item {
+            if outbound.answered.len() == ANSWERED_KEPT {
+                outbound.answered.pop_front();
+            }
+            outbound.answered.push_back(number);
+        }
+        Some(slot)
+    }
+
+    /// Whether this call had its answer lately; said once.
+    pub(crate) fn was_answered(&self, number: u64) -> bool {
+        let answered = &mut self.outbound.lock().answered;
+        let Some(at) = answered.iter().position(|known| *known == number) else { return false };
+        answered.remove(at);
+        true
+    }
+
+    /// Fails the calls whose answers were to come on this stream.
+    pub(crate) fn stream_ended(&self, stream: u64) {
+        self.fail(|slot| slot.outbox.stream == stream);
+    }
+
+    /// From here on, ends of streams are told as the end of the connection. What
+    /// has arrived on them is still to be read.
+    pub(crate) fn connection_lost(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Why a call on a stream that has ended fails.
+    pub(crate) fn why_closed(&self) -> CallError {
+        CallError::internal(if self.is_lost() { "connection closed" } else { "stream ended" })
+    }
+
+    fn fail(&self, which: impl Fn(&Slot) -> bool) {
+        let failed: Vec<_> =
+            self.outbound.lock().calls.extract_if(|_, slot| which(slot)).map(|(_, s)| s).collect();
+        for slot in failed {
+            slot.push(Answer::Failed(self.why_closed()));
+        }
+    }
+
+    // Streams.
+
+    /// Hands a stream to the driver; `None` once that is gone.
+    pub(crate) fn add(self: &Arc<Self>, halves: (SendStream, RecvStream)) -> Option<Arc<Outbox>> {
+        let outbox = Arc::new(Outbox::new(self.next_stream.fetch_add(1, Ordering::Relaxed)));
+        let task = StreamTask::new(self.clone(), outbox.clone(), halves);
+        let driver = {
+            let mut opened = self.opened.lock();
+            if opened.closed {
+                return None;
+            }
+            opened.streams.push(task);
+            opened.driver.take()
+        };
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        Some(outbox)
+    }
+
+    /// What was added since; more wakes the driver.
+    pub(crate) fn opened(&self, driver: &Waker) -> Vec<StreamTask> {
+        let mut opened = self.opened.lock();
+        opened.driver = Some(driver.clone());
+        std::mem::take(&mut opened.streams)
+    }
+
+    /// The driver is gone, and with it whoever would run a stream.
+    pub(crate) fn close(&self) {
+        let unstarted = {
+            let mut opened = self.opened.lock();
+            opened.closed = true;
+            std::mem::take(&mut opened.streams)
+        };
+        self.connection_lost();
+        self.fail(|_| true);
+        drop(unstarted);
+    }
+}

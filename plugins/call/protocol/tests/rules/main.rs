@@ -1,0 +1,8 @@
+//! The call protocol's rules over a pair of connections in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod calls;
+mod ends;
+mod peer;
+mod pressure;
+mod wire;
