@@ -307,6 +307,10 @@ impl Future for Driver {
             this.shutdown = None;
             this.accept = None;
             this.shared.draining.store(true, Ordering::Relaxed);
+            // What has ended in one direction has to be looked at again.
+            for stream in std::mem::take(&mut this.streams) {
+                this.streams.push(stream);
+            }
             this.deadline = Some(this.timer.sleep(this.shared.limits.drain));
         }
         while let Some(accepting) = &mut this.accept {
@@ -337,7 +341,9 @@ impl Future for Driver {
         let idle = this.shared.is_draining()
             && this.shared.is_idle()
             && this.streams.iter().all(StreamTask::is_idle);
-        if idle { Poll::Ready(()) } else { Poll::Pending }
+        // Each of them is told, so not the first that is not settled ends it.
+        let settled = idle && this.streams.iter().filter(|stream| !stream.settle()).count() == 0;
+        if settled { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use alknet_plugin_api::{
     CallError, GatewayCall, GatewayEvent, GatewayRequest, Json, RecvStream, SendStream,
@@ -299,6 +299,7 @@ pub(crate) struct StreamTask {
     paused: Option<Arc<Slot>>,
     read_done: bool,
     finished: bool,
+    delivered: bool,
     unflushed: bool,
 }
 
@@ -320,6 +321,7 @@ impl StreamTask {
             paused: None,
             read_done: false,
             finished: false,
+            delivered: false,
             unflushed: false,
         }
     }
@@ -468,6 +470,9 @@ impl StreamTask {
     /// Appends an answer that no call gives. What a peer causes without reading
     /// it is bounded.
     fn refuse(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), u64> {
+        if self.finished {
+            return Ok(());
+        }
         if self.out.len() > 8 * HIGH_WATER {
             return Err(reset::OVERFLOW);
         }
@@ -575,15 +580,15 @@ impl Future for StreamTask {
         };
         let more = this.run(cx) | more;
         if this.finished {
-            return if this.read_done { Poll::Ready(()) } else { Poll::Pending };
+            return this.poll_end(cx);
         }
         match this.write(cx) {
             Ok(room_again) if more || room_again => cx.waker().wake_by_ref(),
             Ok(_) => {}
             Err(()) => return this.fail(reset::CANCELLED),
         }
-        if this.finished && this.read_done {
-            return Poll::Ready(());
+        if this.finished {
+            return this.poll_end(cx);
         }
         // The peer may stop reading while nothing is there to be written.
         if !this.running.is_empty()
@@ -614,6 +619,25 @@ impl StreamTask {
             }
         }
         self.handle.finish();
+    }
+
+    /// After the last byte. Who drains closes the connection next, and that
+    /// discards what the peer does not have yet, so its receipt is waited for.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.delivered && self.shared.is_draining() {
+            // A peer that wants nothing more has all that it wants.
+            let _received = ready!(self.send.poll_stopped(cx));
+            self.delivered = true;
+        }
+        if self.read_done { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Finishes the sending side of an idle stream; whether the peer has it all.
+    pub(crate) fn settle(&self) -> bool {
+        if !self.finished {
+            self.handle.finish();
+        }
+        self.delivered
     }
 
     pub(crate) fn is_idle(&self) -> bool {
