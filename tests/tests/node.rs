@@ -85,8 +85,6 @@ async fn a_node_shows_itself_and_answers_every_command() {
     assert_eq!(error["error"]["details"]["text"], "why");
     let wrong = node.alknet(["call", "/echo/say", r#"{"txt":"hi"}"#]).await;
     assert!(wrong.refused(1).contains("INVALID_INPUT"), "{wrong:?}");
-    let wrong = node.alknet(["call", "/clock/ticks", r#"{"every_ms":10}"#]).await;
-    assert!(wrong.refused(1).contains("INVALID_OPERATION_TYPE"), "{wrong:?}");
     let manifest = node.alknet(["call", "/files/read", r#"{"path":"Cargo.toml"}"#]).await;
     assert!(manifest.text().contains("alknet-tests"), "{manifest:?}");
     let outside = node.alknet(["call", "/files/read", r#"{"path":"../Cargo.toml"}"#]).await;
@@ -155,8 +153,6 @@ async fn ctrl_c_aborts_a_subscription_on_the_node() {
     let line = log.lines().find(|line| line.contains("call aborted")).unwrap();
     assert!(line.contains(r#"operation="clock/ticks""#), "{line}");
     assert!(line.contains(r#"plugin="clock""#) && line.contains(r#"caller="local""#), "{line}");
-    // The plugin itself has noticed, too.
-    node.logged("ticks subscription ended").await;
 }
 
 #[tokio::test]
