@@ -269,6 +269,26 @@ async fn k17_k18_a_subscription_is_given_the_drain_time_and_then_ended() {
 }
 
 #[tokio::test]
+async fn k17_what_ends_within_the_drain_time_arrives_whole() {
+    let built = built();
+    let node = node_with(&[&built.call, &built.clock]).await;
+    let client = node.client().await;
+    let input = json!({ "every_ms": 40, "count": 15 });
+    let mut ticks = client.subscribe("/clock/ticks", input).await.unwrap();
+    within(ticks.next()).await.unwrap().unwrap();
+    let (_folder, process) = node.into_parts();
+    process.signal("TERM").await;
+    process.logged("shutting down").await;
+    let mut items = 1;
+    while let Some(item) = within(ticks.next()).await {
+        item.unwrap();
+        items += 1;
+    }
+    assert_eq!(items, 15);
+    assert_eq!(process.ended().await.status, Some(0));
+}
+
+#[tokio::test]
 async fn k20_a_second_signal_closes_at_once() {
     let built = built();
     let node = node_with(&[&built.call, &built.clock]).await;
