@@ -42,6 +42,14 @@ pub(crate) fn build(packages: &[&str], parts: &[&str], target: Option<&str>) -> 
         .args(parts)
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .stderr(Stdio::inherit());
+    // What cargo tells a test about its own package would make cargo run the
+    // build scripts again that look at it, and build all that needs them.
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(told) {
+            cargo.env_remove(name);
+        }
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

@@ -471,6 +471,13 @@ impl std::ops::Deref for Client {
     }
 }
 
+impl Drop for Client {
+    /// What drives the connection would keep it.
+    fn drop(&mut self) {
+        self.calls.connection().close(0, "done");
+    }
+}
+
 impl Client {
     /// Calls an operation, and takes its answer as any JSON.
     ///

@@ -388,7 +388,7 @@ async fn a_client_that_vanishes_is_missed_and_forgotten() {
     let clock = node.file("clock.wasm");
     std::fs::copy(&built().clock, &clock).unwrap();
     node.append("node.toml", &format!("[[plugin]]\nname = \"clock\"\nartifact = {clock:?}\n"));
-    let idle = "[endpoint.quic]\nidle_timeout = \"1s\"\nkeep_alive = \"250ms\"\n";
+    let idle = "[endpoint.quic]\nidle_timeout = \"3s\"\nkeep_alive = \"500ms\"\n";
     node.replace("node.toml", "[endpoint.quic]\n", idle);
     let scene = Scene::of(node).await;
     let mut command = scene.node.command(["subscribe", "/clock/ticks", r#"{"every_ms":10}"#]);

@@ -75,7 +75,9 @@ fn k15_plugins_do_not_know_the_host_nor_each_other() {
     }
     assert!(seen >= 5, "{seen} plugins were found");
     let api = &packages["alknet-plugin-api"];
-    assert!(!api.all.iter().any(|one| one.starts_with("alknet")), "{:?}", api.all);
+    // Its tests use it with other features.
+    let foreign = |one: &String| one.starts_with("alknet") && one != "alknet-plugin-api";
+    assert!(!api.all.iter().any(foreign), "{:?}", api.all);
 }
 
 #[test]

@@ -74,8 +74,10 @@ fn serve(
     output: &Output,
 ) -> Result<(), Failure> {
     let runtime = plugin_runtime()?;
-    // The filter is part of the configuration, which logs nothing when read.
-    let observe = NodeConfig::load(&directory.node_config(), mode)?.observe;
+    // The filter is part of the configuration, which logs nothing when read. What
+    // is wrong with it is told with everything else that is wrong.
+    let config = NodeConfig::load(&directory.node_config(), mode);
+    let observe = config.map(|config| config.observe).unwrap_or_default();
     let format = match observe.format {
         LogFormat::Json => log::Format::Json,
         _ => log::Format::Text,
