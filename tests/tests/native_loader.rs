@@ -1,6 +1,8 @@
 //! The native loader against real shared libraries: good ones, broken ones, and
 //! ones from another minor version of the plugin API.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

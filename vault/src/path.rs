@@ -82,6 +82,10 @@ fn parse_index(part: &str) -> Result<u32, VaultError> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(VaultError::InvalidPath("an index is not a decimal number"));
     }
+    // One path, one text.
+    if digits.len() > 1 && digits.starts_with('0') {
+        return Err(VaultError::InvalidPath("an index has no leading zeros"));
+    }
     match digits.parse::<u32>() {
         Ok(index) if index < HARDENED => Ok(index | mark),
         _ => Err(VaultError::InvalidPath("an index must be below 2^31")),

@@ -1,5 +1,6 @@
-//! The published vectors of BIP39, SLIP-0010 (Ed25519, 1 and 2) and BIP-32 (1 to 4); the expected values were
-//! computed by independent implementations, the Python packages `mnemonic` and `slip10`.
+//! The inputs of the vectors of BIP39, SLIP-0010 (Ed25519, 1 and 2) and BIP-32
+//! (1 to 4), with phrases of further lengths; what to expect was computed by
+//! independent implementations, the Python packages `mnemonic` and `slip10`.
 
 use crate::{Phrase, slip10};
 

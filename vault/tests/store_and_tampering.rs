@@ -1,5 +1,7 @@
 //! Writes cut short by SIGKILL, tampered entries, arbitrary paths, entries of older writers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
+
 use std::{
     env,
     process::{Command, Stdio},

@@ -62,22 +62,17 @@ impl EndpointConfig {
 
 /// How connections are spread over threads; `docs/adr/0003-runtime-shape.md`
 /// has the reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuntimeShape {
     /// One socket an address, on the runtime that binds the endpoint; tasks move
     /// between its threads.
+    #[default]
     Shared,
     /// This many threads, each with a runtime and sockets of its own; a
     /// connection and its handler stay where the kernel first put them. 0 means
     /// one a core.
     Shards(usize),
-}
-
-impl Default for RuntimeShape {
-    fn default() -> Self {
-        Self::Shared
-    }
 }
 
 impl RuntimeShape {

@@ -61,7 +61,7 @@ pub enum DialError {
         /// What for.
         alpn: String,
         /// Why not.
-        source: quinn::ConnectionError,
+        source: Box<quinn::ConnectionError>,
     },
 }
 
@@ -121,7 +121,7 @@ impl Dialer {
             address,
             key,
             alpn: alpn.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
         let info = ConnectionInfo {
             id: self.last_id.fetch_add(1, Ordering::Relaxed) + 1,

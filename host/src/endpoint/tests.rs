@@ -1,5 +1,7 @@
 //! A real endpoint and real clients over loopback.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -196,7 +196,10 @@ unsafe extern "C" fn send_datagram(
     out: Out<Unit>,
     fault: Out<Fault>,
 ) -> u32 {
-    let send = || match unsafe { exported(data) }.send_datagram(bytes.into_bytes()) {
+    // SAFETY: called through the table with the data that was exported with it,
+    // which its owner keeps alive during the call.
+    let connection = unsafe { exported(data) };
+    let send = || match connection.send_datagram(bytes.into_bytes()) {
         Ok(()) => Ok(Some(Unit::UNIT)),
         Err(DatagramError::TooLarge { size, max }) => {
             Err(Fault { extra: max as u64, ..Fault::plain(fault::TOO_LARGE, size as u64) })

@@ -146,7 +146,9 @@ async fn services(host: Host, context: OperationContext) -> Result<String, CallE
     check(key.sign(b"x").is_none() && host.capability("none").is_none(), "sign")?;
 
     let (tell, told) = tokio::sync::oneshot::channel();
-    let mut task = host.spawn(async move { drop(tell.send(7)) });
+    let mut task = host.spawn(async move {
+        let _unheard = tell.send(7);
+    });
     check(told.await == Ok(7), "spawn")?;
     task.ended().await;
     let mut endless = host.spawn(std::future::pending());

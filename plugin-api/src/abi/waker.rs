@@ -56,8 +56,8 @@ unsafe fn ours(data: *const (), raw: *const ()) -> ManuallyDrop<Waker> {
 }
 
 unsafe extern "C" fn clone_ours(data: *const (), raw: *const ()) -> WakerWords {
-    // SAFETY: called through the table with words of a living waker.
     let cloned = guard(|| {
+        // SAFETY: called through the table with words of a living waker.
         let waker = unsafe { ours(data, raw) };
         Waker::clone(&waker)
     });

@@ -1,5 +1,7 @@
 //! The component loader against a real component, built here by cargo.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
+
 mod double;
 
 use std::path::{Path, PathBuf};
