@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -109,6 +109,7 @@ pub(crate) struct Shared {
     answered: Mutex<VecDeque<String>>,
     opened: Mutex<Opened>,
     draining: AtomicBool,
+    held: AtomicUsize,
     next_stream: AtomicU64,
 }
 
@@ -122,6 +123,15 @@ struct Opened {
 impl Shared {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a stream which held `before` bytes of an unfinished frame now
+    /// holds `now`; what all of them hold.
+    pub(crate) fn hold(&self, before: usize, now: usize) -> usize {
+        match now >= before {
+            true => self.held.fetch_add(now - before, Ordering::Relaxed) + (now - before),
+            false => self.held.fetch_sub(before - now, Ordering::Relaxed) - (before - now),
+        }
     }
 
     pub(crate) fn is_in_flight(&self, id: &str) -> bool {
@@ -244,6 +254,7 @@ impl CallClient {
             answered: Mutex::default(),
             opened: Mutex::default(),
             draining: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
             next_stream: AtomicU64::new(0),
         });
         let client = CallConnection(Arc::new(Client {

@@ -31,6 +31,9 @@ pub(crate) const ITEM_BUFFER: usize = 32;
 /// Calls, running or refused, that may wait on one stream whose answers the
 /// peer does not read: 256 in flight and 1024 refusals.
 const MAX_WAITING: usize = 256 + 1024;
+/// Bytes of unfinished frames that a connection's streams may hold together.
+/// Each alone may hold one frame, and there may be a thousand of them.
+const MAX_HELD: usize = 64 << 20;
 /// Frames taken before what they caused is written.
 const FRAMES_PER_TURN: usize = 128;
 const READ_CHUNK: usize = 16 * 1024;
@@ -294,6 +297,8 @@ pub(crate) struct StreamTask {
     send: SendStream,
     recv: RecvStream,
     decoder: FrameDecoder,
+    /// The decoder's share of the connection's unfinished frames.
+    held: usize,
     running: FuturesUnordered<Running>,
     out: BytesMut,
     paused: Option<Arc<Slot>>,
@@ -316,6 +321,7 @@ impl StreamTask {
             send,
             recv,
             decoder,
+            held: 0,
             running: FuturesUnordered::new(),
             out: BytesMut::new(),
             paused: None,
@@ -349,6 +355,13 @@ impl StreamTask {
                 Ok(Some(frame)) => self.on_frame(&frame, cx)?,
                 Ok(None) => {
                     let buffer = self.decoder.buffer();
+                    if buffer.len() != self.held {
+                        let all = self.shared.hold(self.held, buffer.len());
+                        self.held = buffer.len();
+                        if all > MAX_HELD.max(2 * self.shared.limits.max_frame) {
+                            return Err(reset::OVERFLOW);
+                        }
+                    }
                     buffer.reserve(READ_CHUNK);
                     match pin!(self.recv.read_buf(buffer)).poll(cx) {
                         Poll::Pending => return Ok(false),
@@ -602,6 +615,7 @@ impl Future for StreamTask {
 
 impl Drop for StreamTask {
     fn drop(&mut self) {
+        self.shared.hold(self.held, 0);
         self.handle.close();
         self.shared.stream_ended(self.handle.id);
     }
