@@ -12,7 +12,8 @@ use alknet_call_protocol::frame::{DEFAULT_MAX_FRAME, FrameDecoder};
 use alknet_call_protocol::{ALPN, reset};
 use alknet_plugin_api::{Connection, RecvStream, SendStream, StreamError};
 use alknet_tests::daemon::{Client, Daemon, NodeFolder, Running, built, within};
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{join_all, select_all};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -288,6 +289,28 @@ async fn a_frame_may_drip_and_holds_up_nobody() {
     scene.assert_unharmed().await;
     let grown = scene.node.resident_bytes().saturating_sub(before);
     assert!(grown < 64 * MIB, "{} MiB for nothing", grown / MIB);
+}
+
+#[tokio::test]
+async fn unfinished_frames_on_many_streams_take_a_bounded_amount_of_memory() {
+    let scene = Scene::new().await;
+    let before = scene.node.resident_bytes();
+    let announced = u32::try_from(DEFAULT_MAX_FRAME).unwrap().to_be_bytes();
+    let unfinished = [&announced[..], &[b'x'; 900 << 10]].concat();
+    let streams = (0..300).map(|_| async {
+        let (mut send, mut recv) = scene.stranger.open_bi().await.unwrap();
+        let _stopped = send.write_all(&unfinished).await;
+        let ended = recv.read_to_end(1).await;
+        // The stream stays open until the node ends it.
+        drop(send);
+        ended
+    });
+    let streams = streams.map(|stream| stream.boxed_local());
+    let (first, _, _others) = within(select_all(streams)).await;
+    assert!(matches!(first, Err(StreamError::Reset(reset::OVERFLOW))), "{first:?}");
+    scene.assert_unharmed().await;
+    let grown = scene.node.resident_bytes().saturating_sub(before);
+    assert!(grown < 160 * MIB, "{} MiB", grown / MIB);
 }
 
 #[tokio::test]
