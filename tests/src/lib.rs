@@ -1,7 +1,7 @@
 //! End-to-end tests: a real daemon, real plugins, real clients.
 //!
 //! This library holds what the tests under `tests/` share. Foremost
-//! [`conformance`]: one list of behaviours that a plugin's author relies on, run
+//! [`mod@conformance`]: one list of behaviours that a plugin's author relies on, run
 //! against every kind of host.
 
 // Everything here runs in tests, where a panic with its line is the best report.

@@ -5,8 +5,8 @@
 //! sockets, arguments or environment. Its limits are [`ComponentLimits`].
 //!
 //! An *instance* is a component with a memory of its own. Every connection gets
-//! a new one ([`handler`]); calls share a few that serve one call at a time
-//! ([`calls`]). So a trap, a runaway loop or a memory bomb costs one connection
+//! a new one (`handler`); calls share a few that serve one call at a time
+//! (`calls`). So a trap, a runaway loop or a memory bomb costs one connection
 //! or call, and giving up either is dropping its instance, wherever it is.
 //!
 //! ```text

@@ -2,11 +2,11 @@
 //!
 //! Loading one runs its constructors, with all the rights of the daemon, so as
 //! much as possible is decided before: from the file's bytes alone
-//! ([`elf`]) that it is for this machine, complete, and exports a header of the
-//! right version. Then the very bytes that were hashed are mapped ([`library`]),
+//! (`elf`) that it is for this machine, complete, and exports a header of the
+//! right version. Then the very bytes that were hashed are mapped (`library`),
 //! the header's pointers are checked against the library's own segments, and the
 //! interface that the plugin was compiled with is compared with the daemon's,
-//! field by field ([`layout`]).
+//! field by field (`layout`).
 //!
 //! A library is never unloaded: threads, thread-locals and `'static` references
 //! of the plugin may outlive any handle to it. An upgrade is a restart.

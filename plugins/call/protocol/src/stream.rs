@@ -24,6 +24,9 @@ use crate::table::Shared;
 
 /// Frames taken before what they caused is written.
 const FRAMES_PER_TURN: usize = 128;
+/// Bytes of unfinished frames that a connection's streams may hold together.
+/// Each alone may hold one frame, and there may be a thousand of them.
+const MAX_HELD: usize = 64 << 20;
 /// How long a peer with too many refusals to read may read none of them.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,8 @@ pub(crate) struct StreamTask {
     send: SendStream,
     recv: RecvStream,
     decoder: FrameDecoder,
+    /// The decoder's share of the connection's unfinished frames.
+    held: usize,
     running: FuturesUnordered<Running>,
     /// Taken out of the outbox, not yet written.
     out: BytesMut,
@@ -79,6 +84,7 @@ impl StreamTask {
             send,
             recv,
             decoder,
+            held: 0,
             running: FuturesUnordered::new(),
             out: BytesMut::new(),
             paused: None,
@@ -195,6 +201,7 @@ impl StreamTask {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.on_frame(&frame, cx)?,
                 Ok(None) => {
+                    self.count_held()?;
                     let mut room = self.decoder.room();
                     match pin!(self.recv.read_buf(&mut room)).poll(cx) {
                         Poll::Pending => return Ok(false),
@@ -212,6 +219,20 @@ impl StreamTask {
             }
         }
         Ok(true)
+    }
+
+    /// Keeps the connection's sum of unfinished frames.
+    fn count_held(&mut self) -> Result<(), End> {
+        let now = self.decoder.buffer().len();
+        if now == self.held {
+            return Ok(());
+        }
+        let all = self.shared.hold(self.held, now);
+        self.held = now;
+        match all > MAX_HELD.max(2 * self.shared.limits.max_frame) {
+            true => Err(End::Reset(reset::OVERFLOW)),
+            false => Ok(()),
+        }
     }
 
     fn on_frame(&mut self, frame: &Bytes, cx: &mut Context<'_>) -> Result<(), End> {
@@ -391,6 +412,7 @@ impl Future for StreamTask {
 
 impl Drop for StreamTask {
     fn drop(&mut self) {
+        self.shared.hold(self.held, 0);
         self.outbox.close();
         self.shared.stream_ended(self.outbox.stream);
     }

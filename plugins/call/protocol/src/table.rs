@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use alknet_plugin_api::{CallError, Gateway, RecvStream, SendStream};
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     next_stream: AtomicU64,
     draining: AtomicBool,
     lost: AtomicBool,
+    /// Bytes of unfinished frames, of all streams.
+    held: AtomicUsize,
     inbound: Mutex<HashMap<Box<str>, Arc<Inbound>>>,
     outbound: Mutex<Outbound>,
     opened: Mutex<Opened>,
@@ -67,6 +69,15 @@ struct Opened {
 }
 
 impl Shared {
+    /// Notes that a stream which held `before` bytes of an unfinished frame now
+    /// holds `now`; what all of them hold.
+    pub(crate) fn hold(&self, before: usize, now: usize) -> usize {
+        match now >= before {
+            true => self.held.fetch_add(now - before, Ordering::Relaxed) + (now - before),
+            false => self.held.fetch_sub(before - now, Ordering::Relaxed) - (before - now),
+        }
+    }
+
     pub(crate) fn new(options: Options) -> Self {
         Self {
             limits: options.limits,
@@ -77,6 +88,7 @@ impl Shared {
             next_stream: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
             inbound: Mutex::default(),
             outbound: Mutex::default(),
             opened: Mutex::default(),
