@@ -126,6 +126,7 @@ impl Dispatcher {
                 .increment(1);
             return close(&*connection, CloseCode::RateLimited);
         }
+        let place = Place { node: self.clone(), address };
         let node = self.clone();
         let span = tracing::info_span!(
             "connection",
@@ -134,16 +135,16 @@ impl Dispatcher {
             alpn = %connection.info().alpn,
             plugin = tracing::field::Empty,
         );
-        let task = async move {
-            node.serve(connection, streams).await;
-            if let Some(address) = address {
-                node.admission.lock().leave(address);
-            }
-        };
+        let task = async move { node.serve(connection, streams, place).await };
         self.handlers.spawn(task.instrument(span));
     }
 
-    async fn serve(&self, connection: Arc<dyn ConnectionBackend>, streams: Arc<AtomicU64>) {
+    async fn serve(
+        self: &Arc<Self>,
+        connection: Arc<dyn ConnectionBackend>,
+        streams: Arc<AtomicU64>,
+        place: Place,
+    ) {
         let info = connection.info().clone();
         let Some(Route { plugin, handler: Some(handler) }) = self.routes.get(&info.alpn).cloned()
         else {
@@ -166,17 +167,18 @@ impl Dispatcher {
             streams,
             since: SystemTime::now(),
         };
-        self.table.insert(info.id, entry);
-        let active = metrics::gauge!("alknet_connections_active");
-        active.increment(1.0);
+        let present = Present::enter(self, info.id, entry, place);
         tracing::debug!(peer = auth.peer_fingerprint(), "connection opened");
 
         // The call itself may panic, so it stands inside what is caught.
         let handle = Connection::new(connection.clone());
         let run =
             AssertUnwindSafe(async move { handler.handle(handle, auth).await }).catch_unwind();
-        let lost = async {
-            connection.closed().await;
+        let closed = connection.closed();
+        let lost = async move {
+            closed.await;
+            // The peer is gone, whatever its handler still has to do.
+            drop(present);
             tokio::time::sleep(AFTERWARDS).await;
         };
         let code = tokio::select! {
@@ -189,8 +191,6 @@ impl Dispatcher {
             }
         };
         close(&*connection, code);
-        self.table.remove(info.id);
-        active.decrement(1.0);
         metrics::counter!(
             "alknet_connections_total",
             "alpn" => info.alpn, "plugin" => plugin.to_string(), "outcome" => code.text(),
@@ -218,6 +218,41 @@ impl Dispatcher {
                 .increment(1);
         }
         code
+    }
+}
+
+/// A connection's place within the admission limits, given back when dropped.
+struct Place {
+    node: Arc<Dispatcher>,
+    address: Option<std::net::IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(address) = self.address {
+            self.node.admission.lock().leave(address);
+        }
+    }
+}
+
+/// A connection in the table, taken out when dropped.
+struct Present {
+    id: u64,
+    place: Place,
+}
+
+impl Present {
+    fn enter(node: &Dispatcher, id: u64, entry: Entry, place: Place) -> Self {
+        node.table.insert(id, entry);
+        metrics::gauge!("alknet_connections_active").increment(1.0);
+        Self { id, place }
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.place.node.table.remove(self.id);
+        metrics::gauge!("alknet_connections_active").decrement(1.0);
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct QuicConnection {
     streams: Arc<AtomicU64>,
     identity: OnceLock<Identity>,
     /// quinn does not tell a local close's code to those who wait for the end.
-    closed_here: OnceLock<Closed>,
+    closed_here: Arc<OnceLock<Closed>>,
 }
 
 impl QuicConnection {
@@ -123,10 +123,13 @@ impl ConnectionBackend for QuicConnection {
     fn closed(&self) -> BoxFuture<'static, Closed> {
         let quinn = self.quinn.clone();
         let here = self.closed_here.clone();
-        if let Some(closed) = here.get().cloned() {
-            return Box::pin(std::future::ready(closed));
-        }
-        Box::pin(async move { how_it_closed(quinn.closed().await) })
+        Box::pin(async move {
+            let error = quinn.closed().await;
+            match (&error, here.get()) {
+                (quinn::ConnectionError::LocallyClosed, Some(closed)) => closed.clone(),
+                _ => how_it_closed(error),
+            }
+        })
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {

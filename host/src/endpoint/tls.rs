@@ -109,7 +109,8 @@ fn certified_key(
 ) -> Result<Arc<CertifiedKey>, Error> {
     let pkcs8 = private.pkcs8();
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(&pkcs8[..]));
-    // The provider wants to own the DER only for the call; it wipes what it keeps.
+    // rustls wants a DER of its own: this copy of the seed, and the signer that
+    // comes of it, live in memory that nobody wipes.
     let signer = provider.key_provider.load_private_key(der.clone_key())?;
     let spki = [&SPKI_PREFIX[..], &shown.0[..]].concat();
     Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signer)))
