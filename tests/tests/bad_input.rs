@@ -353,7 +353,9 @@ async fn ask_and_never_read(scene: &Scene) -> (SendStream, RecvStream) {
             Ok(Err(error)) => panic!("{error}"),
         }
     }
-    panic!("the node took 500 MiB of requests whose answers nobody reads");
+    // It may take them all: those above the limit of calls in flight are refused
+    // in few bytes and kept no longer.
+    (send, recv)
 }
 
 #[tokio::test]
