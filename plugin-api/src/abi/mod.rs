@@ -25,7 +25,7 @@
 //! # Rules
 //!
 //! - A panic never crosses. Every function that the other side can call runs its
-//!   body in [`catch_unwind`](std::panic::catch_unwind); the panic's text becomes
+//!   body in [`catch_unwind`]; the panic's text becomes
 //!   a [`Fault`](value::Fault), and its payload is forgotten, since dropping it
 //!   could panic again.
 //! - Whoever made something frees it: owned values carry their own release
