@@ -108,6 +108,7 @@ impl OperationContext {
     }
 
     /// The host's side.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn backend(&self) -> &Arc<dyn ContextBackend> {
         &self.backend
     }
