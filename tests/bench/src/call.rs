@@ -125,12 +125,16 @@ pub(crate) async fn connect(node: &Path, alpn: &str) -> Result<(Connection, Dial
 
 pub(crate) async fn load(load: &Load) -> Result<f64> {
     let node = load.node.as_deref().context("--node is missing")?;
-    let (connection, _dialer) = connect(node, ALPN).await?;
-    let (calls, driver): (CallConnection, _) =
-        CallClient::spawn_dispatch(connection, Options::new(Arc::new(Tokio)));
-    tokio::spawn(driver);
+    let mut connections: Vec<(CallConnection, Dialer)> = Vec::new();
+    for _ in 0..load.connections {
+        let (connection, dialer) = connect(node, ALPN).await?;
+        let (calls, driver) = CallClient::spawn_dispatch(connection, Options::new(Arc::new(Tokio)));
+        tokio::spawn(driver);
+        connections.push((calls, dialer));
+    }
     let input = Json::from(serde_json::json!({ "text": load.text() }));
-    load.run(|| {
+    load.run(|number| {
+        let (calls, _) = &connections[number % connections.len()];
         let answer = calls.call("echo/say", input.clone());
         async move {
             std::hint::black_box(answer.await?);

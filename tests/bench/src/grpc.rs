@@ -80,7 +80,7 @@ pub(crate) async fn load(address: SocketAddr, load: &Load) -> Result<f64> {
         .connect()
         .await?;
     let text = load.text();
-    load.run(|| {
+    load.run(|_| {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
         let message = Text { text: text.clone() };
         async move {

@@ -16,6 +16,14 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
+    /// As the command line has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Multi => "multi",
+            Self::Current => "current",
+        }
+    }
+
     pub(crate) fn runtime(self) -> Result<tokio::runtime::Runtime> {
         let mut builder = match self {
             Self::Multi => tokio::runtime::Builder::new_multi_thread(),
@@ -31,6 +39,9 @@ pub(crate) struct Load {
     /// Calls kept under way at once.
     #[arg(long, default_value_t = 64)]
     pub(crate) in_flight: usize,
+    /// Connections that share the load; the call protocol alone.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) connections: usize,
     /// How long to count, after a quarter of that for warming up.
     #[arg(long, default_value_t = 2.0)]
     pub(crate) seconds: f64,
@@ -60,17 +71,17 @@ impl Load {
         Ok(std::fs::read_to_string(path)?)
     }
 
-    /// Keeps `in_flight` calls of `call` under way in one task, and returns
-    /// calls per second.
+    /// Keeps `in_flight` calls of `call` under way in one task, each with its
+    /// number, and returns calls per second.
     pub(crate) async fn run<F, Fut>(&self, call: F) -> Result<f64>
     where
-        F: Fn() -> Fut,
+        F: Fn(usize) -> Fut,
         Fut: Future<Output = Result<()>>,
     {
         let clock = Counter::new(self.seconds);
-        let callers = (0..self.in_flight).map(|_| async {
+        let callers = (0..self.in_flight).map(async |number| {
             while clock.tick() {
-                call().await?;
+                call(number).await?;
             }
             anyhow::Ok(())
         });

@@ -1,5 +1,6 @@
 //! Runs contenders in turn and prints medians and ratios.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::call::{self, Daemon};
+use crate::load::Shape;
 
 /// A server in a process of its own, killed when dropped.
 enum Server {
@@ -28,41 +30,77 @@ struct Announcement {
 /// One server and client, in one shape.
 struct Contender {
     name: &'static str,
-    server: &'static str,
-    client: &'static str,
-    /// The row that others are compared with, by this name.
     family: &'static str,
+    server: Runs,
+    client: Shape,
 }
 
-const CONTENDERS: [Contender; 8] = [
-    contender("gRPC, tonic", "multi", "multi", "grpc"),
-    contender("gRPC, tonic", "multi", "current", "grpc"),
-    contender("raw quinn", "multi", "multi", "raw"),
-    contender("raw quinn", "current", "current", "raw"),
-    contender("alknet call", "shared", "multi", "call"),
-    contender("alknet call", "shared", "current", "call"),
-    contender("alknet call", "1 shard", "current", "call"),
-    contender("alknet call", "2 shards", "current", "call"),
+/// What a server runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    Tokio(Shape),
+    /// The daemon, on so many threads with a runtime each.
+    Shards(u32),
+}
+
+impl Runs {
+    /// The shape of another server that this one compares with.
+    fn like(self) -> Shape {
+        match self {
+            Self::Tokio(shape) => shape,
+            Self::Shards(1) => Shape::Current,
+            Self::Shards(_) => Shape::Multi,
+        }
+    }
+}
+
+impl fmt::Display for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tokio(shape) => f.pad(shape.name()),
+            Self::Shards(1) => f.pad("1 shard"),
+            Self::Shards(count) => f.pad(&format!("{count} shards")),
+        }
+    }
+}
+
+const GRPC: &str = "gRPC, tonic";
+const RAW: &str = "raw quinn";
+const CALL: &str = "alknet call";
+
+const CONTENDERS: [Contender; 10] = [
+    contender(GRPC, "grpc", Runs::Tokio(Shape::Multi), Shape::Multi),
+    contender(GRPC, "grpc", Runs::Tokio(Shape::Multi), Shape::Current),
+    contender(GRPC, "grpc", Runs::Tokio(Shape::Current), Shape::Current),
+    contender(RAW, "raw", Runs::Tokio(Shape::Multi), Shape::Multi),
+    contender(RAW, "raw", Runs::Tokio(Shape::Multi), Shape::Current),
+    contender(RAW, "raw", Runs::Tokio(Shape::Current), Shape::Current),
+    contender(CALL, "call", Runs::Tokio(Shape::Multi), Shape::Multi),
+    contender(CALL, "call", Runs::Tokio(Shape::Multi), Shape::Current),
+    contender(CALL, "call", Runs::Shards(1), Shape::Current),
+    contender(CALL, "call", Runs::Shards(2), Shape::Current),
 ];
 
 const fn contender(
     name: &'static str,
-    server: &'static str,
-    client: &'static str,
     family: &'static str,
+    server: Runs,
+    client: Shape,
 ) -> Contender {
-    Contender { name, server, client, family }
+    Contender { name, family, server, client }
 }
 
 impl Server {
     fn start(contender: &Contender) -> Result<Self> {
         if contender.family == "call" {
-            let shards = contender.server.as_bytes()[0];
-            let shards = if shards.is_ascii_digit() { u32::from(shards - b'0') } else { 0 };
+            let shards = match contender.server {
+                Runs::Tokio(_) => 0,
+                Runs::Shards(count) => count,
+            };
             return Ok(Self::Daemon(Daemon::start(shards)?));
         }
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", contender.family, "--shape", contender.server])
+            .args(["serve", contender.family, "--shape", contender.server.like().name()])
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = child.stdout.take().context("the server has no output")?;
@@ -75,10 +113,11 @@ impl Server {
         Ok(Self::Own { child, address: announced.address, certificate })
     }
 
-    fn load(&self, contender: &Contender, in_flight: usize) -> Result<f64> {
+    fn load(&self, contender: &Contender, in_flight: usize, connections: usize) -> Result<f64> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["load", contender.family, "--in-flight", &in_flight.to_string()]);
-        command.args(["--shape", contender.client]);
+        command.args(["--shape", contender.client.name()]);
+        command.args(["--connections", &connections.to_string()]);
         match self {
             Self::Own { address, certificate, .. } => {
                 command.arg(address).arg("--certificate").arg(certificate.path())
@@ -105,6 +144,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     for in_flight in [64, 1] {
         throughput(rounds, in_flight)?;
     }
+    shapes(rounds)?;
     footprint()
 }
 
@@ -112,16 +152,20 @@ fn throughput(rounds: usize, in_flight: usize) -> Result<()> {
     let mut samples = vec![Vec::new(); CONTENDERS.len()];
     for round in 0..rounds {
         for (contender, samples) in CONTENDERS.iter().zip(&mut samples) {
-            samples.push(Server::start(contender)?.load(contender, in_flight)?);
+            samples.push(Server::start(contender)?.load(contender, in_flight, 1)?);
         }
         eprintln!("{in_flight} in flight: round {} of {rounds}", round + 1);
     }
     let medians: Vec<f64> = samples.iter_mut().map(|samples| median(samples)).collect();
-    let best = |family: &str| {
-        let rows = CONTENDERS.iter().zip(&medians).filter(|(row, _)| row.family == family);
-        rows.map(|(_, rate)| *rate).fold(f64::NAN, f64::max)
+    let rate_of = |family: &str, like: &Contender| {
+        let same = |row: &Contender| {
+            row.family == family
+                && row.client == like.client
+                && row.server.like() == like.server.like()
+        };
+        let found = CONTENDERS.iter().zip(&medians).find(|(row, _)| same(row));
+        found.map_or(f64::NAN, |(_, rate)| *rate)
     };
-    let (grpc, raw) = (best("grpc"), best("raw"));
     println!("\n{in_flight} in flight on one connection, 64 bytes of text (median of {rounds})");
     println!(
         "{:<14}{:<10}{:<10}{:>10}{:>10}{:>10}",
@@ -132,12 +176,32 @@ fn throughput(rounds: usize, in_flight: usize) -> Result<()> {
             "{:<14}{:<10}{:<10}{rate:>10.0}{:>10.2}{:>10.2}",
             row.name,
             row.server,
-            row.client,
-            rate / grpc,
-            rate / raw
+            row.client.name(),
+            rate / rate_of("grpc", row),
+            rate / rate_of("raw", row)
         );
     }
-    println!("ratios are to the better row of gRPC and of raw quinn");
+    println!("ratios are to gRPC and to raw quinn on the same runtimes");
+    Ok(())
+}
+
+/// The daemon's runtimes compared, with the calls spread over connections.
+fn shapes(rounds: usize) -> Result<()> {
+    const CONNECTIONS: usize = 16;
+    let rows: Vec<_> = CONTENDERS.iter().filter(|row| row.family == "call").collect();
+    let mut samples = vec![Vec::new(); rows.len()];
+    for round in 0..rounds {
+        for (contender, samples) in rows.iter().zip(&mut samples) {
+            samples.push(Server::start(contender)?.load(contender, 256, CONNECTIONS)?);
+        }
+        eprintln!("{CONNECTIONS} connections: round {} of {rounds}", round + 1);
+    }
+    println!("\n256 in flight on {CONNECTIONS} connections (median of {rounds})");
+    println!("{:<14}{:<10}{:<10}{:>10}", "", "server", "client", "calls/s");
+    for (row, samples) in rows.iter().zip(&mut samples) {
+        let rate = median(samples);
+        println!("{:<14}{:<10}{:<10}{rate:>10.0}", row.name, row.server, row.client.name());
+    }
     Ok(())
 }
 

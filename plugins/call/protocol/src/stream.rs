@@ -23,7 +23,7 @@ use crate::slot::{Answer, Slot};
 use crate::table::Shared;
 
 /// Frames taken before what they caused is written.
-const FRAMES_PER_TURN: usize = 128;
+const FRAMES_PER_TURN: usize = 16;
 /// Bytes of unfinished frames that a connection's streams may hold together.
 /// Each alone may hold one frame, and there may be a thousand of them.
 const MAX_HELD: usize = 64 << 20;
