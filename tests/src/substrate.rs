@@ -1,10 +1,20 @@
 //! What hosts the conformance plugin: a program it is linked into, a native
 //! loader, a component runtime, a daemon behind QUIC.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
 use alknet::plugins::artifact::Policy;
+use alknet::plugins::component::{self, ComponentLimits, Engine, EngineOptions, Trap};
 use alknet::plugins::{Artifact, Kind, LoadError, Opened, native};
+use alknet_plugin_api::abi::Panicked;
 use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
-use alknet_plugin_api::{CallError, CallStream, CapabilityKind, Connection, Identity, Json};
+use alknet_plugin_api::{
+    AuthContext, Built, CallError, CallStream, CapabilityKind, Connection, DynHandler,
+    HandlerError, Identity, Json,
+};
 use alknet_plugin_conformance::{ALPN, Conformance};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -70,6 +80,58 @@ pub fn config() -> Json {
     json!({ "greeting": GREETING }).into()
 }
 
+fn read(file: &Path, kind: Kind) -> Artifact {
+    let policy = Policy { allow_unpinned: true, ..Policy::default() };
+    let artifact = Artifact::read(file, &policy).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(artifact.kind().unwrap_or_else(|error| panic!("{error}")), kind);
+    artifact
+}
+
+fn build(opened: Result<Box<dyn Opened>, LoadError>) -> (TestHost, Built) {
+    let host = host();
+    let built = opened.and_then(|opened| opened.build(host.host(), config()));
+    (host, built.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A node's engine, for a few instances. The cache becomes a private directory.
+///
+/// # Panics
+/// If there can be no engine.
+pub fn engine(cache: &Path) -> Engine {
+    fs::create_dir_all(cache).unwrap();
+    fs::set_permissions(cache, fs::Permissions::from_mode(0o700)).unwrap();
+    let options = EngineOptions {
+        cache_dir: Some(cache.to_owned()),
+        max_instances: 64,
+        ..EngineOptions::default()
+    };
+    Engine::new(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn limits() -> ComponentLimits {
+    ComponentLimits { cpu_slice_ms: 500, ..ComponentLimits::default() }
+}
+
+/// A component's handler whose traps the test's node knows as crashes, as the
+/// daemon does.
+struct Marked(Arc<dyn DynHandler>);
+
+impl DynHandler for Marked {
+    fn handle(
+        self: Arc<Self>,
+        connection: Connection,
+        auth: AuthContext,
+    ) -> BoxFuture<'static, Result<(), HandlerError>> {
+        let handling = self.0.clone().handle(connection, auth);
+        Box::pin(async move {
+            handling.await.map_err(|error| match Trap::of(&error) {
+                Some(trap) => HandlerError::Internal(Box::new(Panicked(trap.to_string()))),
+                None => error,
+            })
+        })
+    }
+}
+
 /// A plugin driven in memory, however its code came into the process.
 pub struct InMemory {
     plugin: TestPlugin,
@@ -84,18 +146,20 @@ impl InMemory {
 
     /// The plugin as a shared library, through the daemon's own loader.
     pub fn native() -> Self {
-        let file = artifact::native("alknet-plugin-conformance");
-        let policy = Policy { allow_unpinned: true, ..Policy::default() };
-        let artifact = Artifact::read(&file, &policy).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(artifact.kind().unwrap_or_else(|error| panic!("{error}")), Kind::Native);
-        Self::opened(native::open(&artifact), false)
+        let artifact = read(&artifact::native("alknet-plugin-conformance"), Kind::Native);
+        let (host, built) = build(native::open(&artifact));
+        Self::of(TestPlugin::of(host, built), false)
     }
 
-    fn opened(opened: Result<Box<dyn Opened>, LoadError>, confines: bool) -> Self {
-        let host = host();
-        let built = opened.and_then(|opened| opened.build(host.host(), config()));
-        let built = built.unwrap_or_else(|error| panic!("{error}"));
-        Self::of(TestPlugin::of(host, built), confines)
+    /// The plugin as a component, through the daemon's own loader. Its compiled
+    /// code is kept in `cache` for the next test.
+    pub fn component(cache: &Path) -> Self {
+        let artifact = read(&artifact::component("alknet-plugin-conformance"), Kind::Component);
+        let (host, mut built) = build(component::open(artifact, &engine(cache), limits()));
+        for handler in &mut built.handlers {
+            *handler = Arc::new(Marked(handler.clone()));
+        }
+        Self::of(TestPlugin::of(host, built), true)
     }
 
     /// A plugin that has been built on [`host`].

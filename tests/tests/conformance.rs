@@ -1,5 +1,6 @@
 //! Every behaviour on every substrate.
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use alknet_tests::conformance;
@@ -10,3 +11,8 @@ conformance!(linked, LINKED);
 
 static NATIVE: LazyLock<InMemory> = LazyLock::new(InMemory::native);
 conformance!(native, NATIVE);
+
+static COMPONENT: LazyLock<InMemory> = LazyLock::new(|| {
+    InMemory::component(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance-cache"))
+});
+conformance!(component, COMPONENT);

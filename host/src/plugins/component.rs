@@ -7,7 +7,8 @@
 //! An *instance* is a component with a memory of its own. Every connection gets
 //! a new one (`handler`); calls share a few that serve one call at a time
 //! (`calls`). So a trap, a runaway loop or a memory bomb costs one connection
-//! or call, and giving up either is dropping its instance, wherever it is.
+//! or call, and giving up either is dropping its instance, wherever it is, after
+//! a moment in which its destructors may run (`linger`).
 //!
 //! ```text
 //! Engine ──open──▶ Component (compiled, or taken from the cache)
@@ -26,6 +27,7 @@ mod handler;
 mod imports;
 mod instance;
 mod limits;
+mod linger;
 mod open;
 mod stderr;
 

@@ -88,20 +88,20 @@ impl TaskControl for Control {
     }
 }
 
-/// Runs `main` and whatever it spawns until `main` is done; the rest is dropped.
+/// Runs `main` and whatever it spawns until `main` is done, or until `ended` is:
+/// then the output is `None`. What is left is dropped.
 ///
 /// Everything runs in the one component task of the export, so that a waker
 /// never has to cross from one task to another. A component task that sleeps
-/// must wait for something of the host's: `guard` is that, in case `main` waits
-/// only for itself. It is started when `main` first has to wait.
-pub(super) async fn run<M: Future>(main: M, guard: impl Future<Output = ()>) -> M::Output {
+/// must wait for something of the host's, in case `main` waits only for itself:
+/// `ended` is also that. It is started when `main` first has to wait.
+pub(super) async fn run<M: Future>(main: M, ended: impl Future<Output = ()>) -> Option<M::Output> {
     let mut main = std::pin::pin!(main);
-    let mut guard = std::pin::pin!(guard);
-    let mut guard_done = false;
+    let mut ended = std::pin::pin!(ended);
     let mut tasks = FuturesUnordered::new();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = main.as_mut().poll(cx) {
-            return Poll::Ready(output);
+            return Poll::Ready(Some(output));
         }
         loop {
             tasks.extend(SPAWNED.with_borrow_mut(std::mem::take));
@@ -110,10 +110,7 @@ pub(super) async fn run<M: Future>(main: M, guard: impl Future<Output = ()>) -> 
                 break;
             }
         }
-        if !guard_done {
-            guard_done = guard.as_mut().poll(cx).is_ready();
-        }
-        Poll::Pending
+        ended.as_mut().poll(cx).map(|()| None)
     })
     .await
 }

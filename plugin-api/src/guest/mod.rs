@@ -13,6 +13,9 @@
 //!   [`Host::spawn`](crate::Host::spawn) started runs beside that connection or
 //!   call and is dropped at its end.
 //! - A panic ends the instance, with its text in the node's log.
+//!
+//! A call that is aborted is dropped where it waits. A handler that has not
+//! returned 150 ms after its connection's end is dropped too.
 
 // Whoever enables threads in a component must replace `Local` first.
 #[cfg(target_feature = "atomics")]
@@ -29,6 +32,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -79,6 +83,10 @@ macro_rules! __export_component {
 #[doc(hidden)]
 pub use __export_component as __export;
 
+/// How long a handler may outlive its connection. The host gives 200 ms, and the
+/// handler's destructors are to run within them.
+const LEAVE: Duration = Duration::from_millis(150);
+
 /// The world's exports, for one plugin.
 #[doc(hidden)]
 pub struct Exports<P>(PhantomData<P>);
@@ -124,9 +132,10 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
         let open = connection.resource();
         let result = local::run(handler.handle(Connection::new(connection), auth), async move {
             open.closed().await;
+            bindings::alknet::plugin::host::sleep(LEAVE.as_nanos() as u64).await;
         })
         .await;
-        result.map_err(|error| match error {
+        result.unwrap_or(Err(HandlerError::ConnectionClosed)).map_err(|error| match error {
             HandlerError::ConnectionClosed => types::HandlerError::ConnectionClosed,
             HandlerError::StreamError(error) => types::HandlerError::StreamError(error.to_string()),
             HandlerError::AuthRequired => types::HandlerError::AuthRequired,
@@ -146,7 +155,8 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
         let context = Arc::new(operations::GuestContext::new(context));
         let live = context.resource();
         let future = code.call(OperationContext::wrap(context), Json::from_checked(input));
-        let output = local::run(future, async move { live.cancelled().await }).await?;
+        let output = local::run(future, live.cancelled()).await;
+        let output = output.unwrap_or_else(|| Err(given_up(&live)))?;
         Ok(output.into_bytes().into())
     }
 
@@ -169,8 +179,17 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
             }
             Ok::<(), CallError>(())
         };
-        local::run(pump, async move { live.cancelled().await }).await?;
+        let ended = local::run(pump, live.cancelled()).await;
+        ended.unwrap_or_else(|| Err(given_up(&live)))?;
         Ok(())
+    }
+}
+
+/// What a call that was dropped answers, should anybody still ask.
+fn given_up(context: &bindings::Context) -> CallError {
+    match context.remaining() {
+        Some(0) => CallError::timeout(),
+        _ => CallError::aborted("the call was aborted"),
     }
 }
 

@@ -12,7 +12,8 @@ use alknet_plugin_api::backend::{
 use alknet_plugin_api::{
     AbortPolicy, CallError, CallFuture, CallStream, Capability, Closed, Connection, ConnectionInfo,
     ConnectionStats, ContextInfo, DatagramError, Gateway, Host, Identity, IdentityAlreadySet, Json,
-    Level, LogRecord, OperationContext, OperationEnv, PeerRef, Source, StreamError, TaskHandle,
+    Level, LogRecord, OperationContext, OperationEnv, PeerRef, Source, StreamError, TaskControl,
+    TaskHandle,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -279,6 +280,17 @@ pub(crate) struct Told {
 
 struct TestHost(Arc<Told>, Instant);
 
+struct Task(tokio::task::JoinHandle<()>);
+
+impl TaskControl for Task {
+    fn abort(&self) {
+        self.0.abort();
+    }
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_unpin(cx).map(drop)
+    }
+}
+
 /// A host, and what it is told.
 pub(crate) fn host() -> (Host, Arc<Told>) {
     let told = Arc::<Told>::default();
@@ -286,8 +298,8 @@ pub(crate) fn host() -> (Host, Arc<Told>) {
 }
 
 impl HostBackend for TestHost {
-    fn spawn(&self, _: BoxFuture<'static, ()>) -> TaskHandle {
-        unreachable!("a component's tasks run in the component")
+    fn spawn(&self, task: BoxFuture<'static, ()>) -> TaskHandle {
+        TaskHandle::new(Box::new(Task(tokio::spawn(task))))
     }
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         tokio::time::sleep(duration).boxed()

@@ -3,6 +3,7 @@
 //! Instances stay for the next call. One that trapped, or whose call was given
 //! up, is dropped, and the next call that finds none idle makes another.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +12,6 @@ use alknet_plugin_api::{
     CallError, CallFuture, CallStream, Json, Operation, OperationContext, Subscription,
 };
 use futures_util::Stream;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -19,6 +19,7 @@ use super::bindings::alknet::plugin::types;
 use super::error::Trap;
 use super::imports::{Sink, SinkSlot};
 use super::instance::Instance;
+use super::linger::{Entered, Lingering};
 use super::open::Component;
 
 /// The instances of one plugin that answer calls.
@@ -59,9 +60,11 @@ impl Calls {
         number: u32,
         context: OperationContext,
         input: Json,
+        entered: Entered,
     ) -> Result<Json, CallError> {
         let (_place, mut instance) = self.take().await?;
         let context = push(&mut instance, context)?;
+        entered.set();
         let result = instance
             .run(async |accessor, plugin| {
                 plugin.call_call(accessor, number, context, input.into_bytes().into()).await
@@ -83,9 +86,11 @@ impl Calls {
         context: OperationContext,
         input: Json,
         slot: Arc<SinkSlot>,
+        entered: Entered,
     ) -> Result<(), CallError> {
         let (_place, mut instance) = self.take().await?;
         let context = push(&mut instance, context)?;
+        entered.set();
         let sink = push(&mut instance, Sink(slot))?;
         let result = instance
             .run(async |accessor, plugin| {
@@ -132,7 +137,10 @@ impl Call {
 impl Operation for Call {
     fn call(&self, context: OperationContext, input: Json) -> CallFuture {
         let (calls, number) = (self.calls.clone(), self.number);
-        Box::pin(async move { calls.call(number, context, input).await })
+        let host = calls.plugin.host.clone();
+        Box::pin(Lingering::new(host, move |entered| async move {
+            calls.call(number, context, input, entered).await
+        }))
     }
 }
 
@@ -151,15 +159,18 @@ impl Subscribe {
 impl Subscription for Subscribe {
     fn subscribe(&self, context: OperationContext, input: Json) -> CallStream {
         let slot = Arc::new(SinkSlot::default());
-        let producer =
-            Box::pin(self.calls.clone().subscribe(self.number, context, input, slot.clone()));
+        let (calls, number, items) = (self.calls.clone(), self.number, slot.clone());
+        let host = calls.plugin.host.clone();
+        let producer = Lingering::new(host, move |entered| {
+            calls.subscribe(number, context, input, items, entered)
+        });
         Box::pin(Subscribed { producer: Some(producer), failure: None, slot })
     }
 }
 
 /// A subscription: the instance runs while its consumer asks for items.
 struct Subscribed {
-    producer: Option<BoxFuture<'static, Result<(), CallError>>>,
+    producer: Option<Lingering<Result<(), CallError>>>,
     failure: Option<CallError>,
     slot: Arc<SinkSlot>,
 }
@@ -170,7 +181,7 @@ impl Stream for Subscribed {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         if let Some(producer) = &mut this.producer
-            && let Poll::Ready(result) = producer.as_mut().poll(cx)
+            && let Poll::Ready(result) = Pin::new(producer).poll(cx)
         {
             this.producer = None;
             this.failure = result.err();

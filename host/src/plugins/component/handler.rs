@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::bindings::alknet::plugin::types;
 use super::error::{ComponentError, Trap};
+use super::linger::Lingering;
 use super::open::Component;
 
 /// The handler of one of a component's ALPNs.
@@ -27,7 +28,8 @@ impl DynHandler for Handler {
         connection: Connection,
         auth: AuthContext,
     ) -> BoxFuture<'static, Result<(), HandlerError>> {
-        Box::pin(async move {
+        let host = self.plugin.host.clone();
+        Box::pin(Lingering::new(host, move |entered| async move {
             let limit = self.plugin.program.limits.connection_instances;
             let place = self
                 .plugin
@@ -49,6 +51,7 @@ impl DynHandler for Handler {
                 .push(connection)
                 .map_err(|error| HandlerError::internal(error.to_string()))?;
             let number = self.number;
+            entered.set();
             let result = instance
                 .run(async |accessor, plugin| {
                     plugin.call_handle(accessor, number, connection, auth).await
@@ -63,7 +66,7 @@ impl DynHandler for Handler {
                 types::HandlerError::AuthRequired => HandlerError::AuthRequired,
                 types::HandlerError::Internal(text) => HandlerError::internal(text),
             })
-        })
+        }))
     }
 }
 
