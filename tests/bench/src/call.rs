@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 }
 
 /// The folder that this program and the plugins were built into.
-fn built() -> Result<PathBuf> {
+pub(crate) fn built() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     Ok(exe.parent().context("the program is in no folder")?.to_owned())
 }

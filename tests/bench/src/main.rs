@@ -5,6 +5,7 @@
 //! take turns between contenders, so that a slow minute of the machine hits all
 //! of them; the table shows medians, and ratios of medians.
 
+mod boundary;
 mod call;
 mod certificate;
 mod grpc;
@@ -37,6 +38,8 @@ enum Role {
         #[arg(long, value_enum, default_value_t = Shape::Multi)]
         shape: Shape,
     },
+    /// Measures what lies between host and plugin.
+    Boundary,
     /// Holds idle connections open until standard input ends.
     Hold { node: std::path::PathBuf, count: usize },
     /// Loads one contender and prints calls per second.
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
                 Contender::Call => anyhow::bail!("the daemon serves it: `alknet run`"),
             }
         }),
+        Some(Role::Boundary) => boundary::run(options.rounds),
         Some(Role::Hold { node, count }) => {
             Shape::Multi.runtime()?.block_on(call::hold(&node, count))
         }

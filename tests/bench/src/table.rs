@@ -145,6 +145,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
         throughput(rounds, in_flight)?;
     }
     shapes(rounds)?;
+    crate::boundary::run(rounds)?;
     footprint()
 }
 
@@ -236,7 +237,7 @@ fn footprint() -> Result<()> {
     Ok(())
 }
 
-fn median(samples: &mut [f64]) -> f64 {
+pub(crate) fn median(samples: &mut [f64]) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
 }
