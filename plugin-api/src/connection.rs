@@ -354,7 +354,10 @@ impl SendStream {
     }
 
     /// Says that nothing more will be written; the peer reads a clean end after
-    /// what has been. Delivery goes on in the background.
+    /// what has been. Delivery goes on in the background, also when the stream is
+    /// dropped. Once its handler has returned `Ok`, a connection stays open for
+    /// this, but for at most a second: a handler that must know waits for
+    /// [`SendStream::stopped`].
     ///
     /// # Errors
     /// [`StreamError::StreamClosed`] when the stream was finished or reset before.

@@ -122,7 +122,8 @@ fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection) {
     let streams = Arc::default();
     let connection =
         Arc::new(QuicConnection::new(connection, info, node.drain(), Arc::clone(&streams)));
-    node.dispatch(Arrival { connection, streams });
+    let deliveries = connection.deliveries();
+    node.dispatch(Arrival { connection, streams, deliveries });
 }
 
 fn transport(config: &EndpointConfig) -> quinn::TransportConfig {

@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use super::admission::Admission;
 use super::close::CloseCode;
+use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::key::PublicKey;
 use super::table::{ConnectionTable, Entry, Route, RouteTable};
@@ -28,6 +29,10 @@ use super::table::{ConnectionTable, Entry, Route, RouteTable};
 /// How long a handler may go on after its connection has ended, to put its
 /// things in order, before it is dropped.
 const AFTERWARDS: Duration = Duration::from_secs(5);
+
+/// How long a connection whose handler is done may wait for its peer to confirm
+/// what the handler had finished.
+const DELIVERY: Duration = Duration::from_secs(1);
 
 /// Knows which identity a proven key belongs to.
 pub trait PeerResolver: Send + Sync + 'static {
@@ -42,6 +47,8 @@ pub struct Arrival {
     pub connection: Arc<dyn ConnectionBackend>,
     /// Streams opened on it so far; the source counts.
     pub streams: Arc<AtomicU64>,
+    /// Finished streams that may not have arrived yet; the source keeps them.
+    pub deliveries: Arc<Deliveries>,
 }
 
 /// What all sources of one node share.
@@ -114,7 +121,7 @@ impl Dispatcher {
     ///
     /// A connection that arrives while the node drains is closed.
     pub fn dispatch(self: &Arc<Self>, arrival: Arrival) {
-        let Arrival { connection, streams } = arrival;
+        let Arrival { connection, streams, deliveries } = arrival;
         let address = connection.info().remote_addr.map(|address| address.ip());
         if self.is_draining() {
             return close(&*connection, CloseCode::ShuttingDown);
@@ -135,7 +142,7 @@ impl Dispatcher {
             alpn = %connection.info().alpn,
             plugin = tracing::field::Empty,
         );
-        let task = async move { node.serve(connection, streams, place).await };
+        let task = async move { node.serve(connection, streams, deliveries, place).await };
         self.handlers.spawn(task.instrument(span));
     }
 
@@ -143,6 +150,7 @@ impl Dispatcher {
         self: &Arc<Self>,
         connection: Arc<dyn ConnectionBackend>,
         streams: Arc<AtomicU64>,
+        deliveries: Arc<Deliveries>,
         place: Place,
     ) {
         let info = connection.info().clone();
@@ -183,7 +191,17 @@ impl Dispatcher {
         };
         let code = tokio::select! {
             biased;
-            result = run => self.outcome(&plugin, result),
+            result = run => {
+                let code = self.outcome(&plugin, result);
+                if code == CloseCode::Done {
+                    tokio::select! {
+                        () = deliveries.done() => {}
+                        () = tokio::time::sleep(DELIVERY) => {}
+                        () = self.closing.cancelled() => {}
+                    }
+                }
+                code
+            }
             () = self.closing.cancelled() => CloseCode::ShuttingDown,
             () = lost => {
                 tracing::debug!("handler dropped, its connection is long gone");

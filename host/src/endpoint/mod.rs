@@ -23,6 +23,7 @@ mod accept;
 pub mod admission;
 mod close;
 mod config;
+pub mod delivery;
 #[cfg(feature = "quinn")]
 mod dial;
 pub mod dispatch;

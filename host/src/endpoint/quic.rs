@@ -17,6 +17,7 @@ use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 use tokio::io::ReadBuf;
 
+use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::key::PublicKey;
 use super::tls;
@@ -27,6 +28,7 @@ pub(super) struct QuicConnection {
     info: ConnectionInfo,
     drain: Drain,
     streams: Arc<AtomicU64>,
+    deliveries: Arc<Deliveries>,
     identity: OnceLock<Identity>,
     /// quinn does not tell a local close's code to those who wait for the end.
     closed_here: Arc<OnceLock<Closed>>,
@@ -39,18 +41,23 @@ impl QuicConnection {
         drain: Drain,
         streams: Arc<AtomicU64>,
     ) -> Self {
-        let (identity, closed_here) = Default::default();
-        Self { quinn, info, drain, streams, identity, closed_here }
+        let (deliveries, identity, closed_here) = Default::default();
+        Self { quinn, info, drain, streams, deliveries, identity, closed_here }
+    }
+
+    /// What the peer has not confirmed yet.
+    pub(super) fn deliveries(&self) -> Arc<Deliveries> {
+        self.deliveries.clone()
     }
 
     /// A future over the connection that counts the stream it yields.
     fn stream<T, F, Fut>(&self, take: F) -> BoxFuture<'static, Result<T, StreamError>>
     where
-        F: FnOnce(quinn::Connection) -> Fut,
+        F: FnOnce(quinn::Connection, Arc<Deliveries>) -> Fut,
         Fut: Future<Output = Result<T, quinn::ConnectionError>> + Send + 'static,
     {
         let streams = self.streams.clone();
-        let taken = take(self.quinn.clone());
+        let taken = take(self.quinn.clone(), self.deliveries.clone());
         Box::pin(async move {
             let stream = taken.await.map_err(connection_error)?;
             streams.fetch_add(1, Ordering::Relaxed);
@@ -59,8 +66,11 @@ impl QuicConnection {
     }
 }
 
-fn halves((send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiHalves {
-    (Box::new(QuicSend::new(send)), Box::new(QuicRecv(recv)))
+fn halves(
+    (send, recv): (quinn::SendStream, quinn::RecvStream),
+    deliveries: Arc<Deliveries>,
+) -> BiHalves {
+    (Box::new(QuicSend::new(send, deliveries)), Box::new(QuicRecv(recv)))
 }
 
 impl ConnectionBackend for QuicConnection {
@@ -69,22 +79,26 @@ impl ConnectionBackend for QuicConnection {
     }
 
     fn accept_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>> {
-        self.stream(|quinn| async move { quinn.accept_bi().await.map(halves) })
+        self.stream(|quinn, deliveries| async move {
+            quinn.accept_bi().await.map(|both| halves(both, deliveries))
+        })
     }
 
     fn open_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>> {
-        self.stream(|quinn| async move { quinn.open_bi().await.map(halves) })
+        self.stream(|quinn, deliveries| async move {
+            quinn.open_bi().await.map(|both| halves(both, deliveries))
+        })
     }
 
     fn accept_uni(&self) -> BoxFuture<'static, Result<Box<dyn RecvBackend>, StreamError>> {
-        self.stream(|quinn| async move {
+        self.stream(|quinn, _| async move {
             quinn.accept_uni().await.map(|recv| Box::new(QuicRecv(recv)) as _)
         })
     }
 
     fn open_uni(&self) -> BoxFuture<'static, Result<Box<dyn SendBackend>, StreamError>> {
-        self.stream(|quinn| async move {
-            quinn.open_uni().await.map(|send| Box::new(QuicSend::new(send)) as _)
+        self.stream(|quinn, deliveries| async move {
+            quinn.open_uni().await.map(|send| Box::new(QuicSend::new(send, deliveries)) as _)
         })
     }
 
@@ -198,14 +212,24 @@ type Stopped = Result<Option<VarInt>, quinn::StoppedError>;
 
 struct QuicSend {
     quinn: quinn::SendStream,
+    deliveries: Arc<Deliveries>,
     /// Made at the first `poll_stopped` and kept, so that polls do not allocate.
     stopped: Option<Pin<Box<dyn Future<Output = Stopped> + Send>>>,
-    ended: bool,
+    state: Sending,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// Finished; the peer has not confirmed everything yet.
+    Finished,
+    /// Reset, stopped or confirmed.
+    Over,
 }
 
 impl QuicSend {
-    fn new(quinn: quinn::SendStream) -> Self {
-        Self { quinn, stopped: None, ended: false }
+    fn new(quinn: quinn::SendStream, deliveries: Arc<Deliveries>) -> Self {
+        Self { quinn, deliveries, stopped: None, state: Sending::Open }
     }
 }
 
@@ -232,12 +256,13 @@ impl SendBackend for QuicSend {
     }
 
     fn finish(&mut self) -> Result<(), StreamError> {
-        self.ended = true;
-        self.quinn.finish().map_err(|_| StreamError::StreamClosed)
+        self.quinn.finish().map_err(|_| StreamError::StreamClosed)?;
+        self.state = Sending::Finished;
+        Ok(())
     }
 
     fn reset(&mut self, code: u64) {
-        self.ended = true;
+        self.state = Sending::Over;
         // It fails only on a stream that has ended, which is what was wanted.
         let _already_ended = self.quinn.reset(varint(code));
     }
@@ -248,6 +273,9 @@ impl SendBackend for QuicSend {
             ready!(stopped.get_or_insert_with(|| Box::pin(quinn.stopped())).poll_unpin(cx));
         // A finished future must not be polled again.
         *stopped = None;
+        if self.state == Sending::Finished {
+            self.state = Sending::Over;
+        }
         Poll::Ready(match result {
             Ok(code) => Ok(code.map(VarInt::into_inner)),
             Err(quinn::StoppedError::ConnectionLost(error)) => Err(connection_error(error)),
@@ -265,8 +293,12 @@ impl Drop for QuicSend {
     /// quinn would finish a stream that is dropped, and a peer would take half
     /// an answer for a whole one.
     fn drop(&mut self) {
-        if !self.ended {
-            self.reset(SendStream::DROPPED);
+        match self.state {
+            Sending::Open => self.reset(SendStream::DROPPED),
+            Sending::Finished => {
+                self.deliveries.keep(Box::pin(self.quinn.stopped().map(drop)));
+            }
+            Sending::Over => {}
         }
     }
 }

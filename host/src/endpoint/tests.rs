@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 
 use super::*;
 
+/// Bytes that a handler finishes before it returns: more than fit one flight.
+const PARTING: usize = 1 << 20;
+
 /// Serves each connection by what its ALPN says.
 struct Behaviour {
     finished: Arc<AtomicUsize>,
@@ -56,6 +59,12 @@ impl ProtocolHandler for Behaviour {
                 Ok(())
             }
             "t/stay" => std::future::pending().await,
+            "t/leave" => {
+                let (mut send, _recv) = connection.accept_bi().await?;
+                send.write_all(&vec![b'x'; PARTING]).await?;
+                send.finish()?;
+                Ok(())
+            }
             "t/dropped" => {
                 let (mut send, _recv) = connection.accept_bi().await?;
                 send.write_all(b"half").await?;
@@ -111,7 +120,7 @@ fn node_shaped(runtime: RuntimeShape) -> Node {
     let mut routes = RouteTable::new();
     for name in [
         "echo", "who", "done", "error", "auth", "panic", "trap", "drain", "stay", "dropped",
-        "codes", "datagram",
+        "codes", "datagram", "leave",
     ] {
         routes.add(&format!("t/{name}"), "test", Some(handler.clone())).unwrap();
     }
@@ -230,6 +239,20 @@ async fn k10_a_dropped_send_half_is_reset() {
     send.write_all(b"?").await.unwrap();
     let error = recv.read_to_end(64).await.unwrap_err();
     assert!(matches!(error, StreamError::Reset(0x10)), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_handler_finished_arrives_although_it_returned_at_once() {
+    for shape in [RuntimeShape::Shared, RuntimeShape::Shards(1)] {
+        let (node, dialer) = (node_shaped(shape), anonymous());
+        for _ in 0..8 {
+            let connection = node.dial_with(&dialer, "t/leave").await.unwrap();
+            let (mut send, mut recv) = connection.open_bi().await.unwrap();
+            send.write_all(b"?").await.unwrap();
+            assert_eq!(recv.read_to_end(2 * PARTING).await.unwrap().len(), PARTING);
+            assert_eq!(connection.closed().await.code, Some(0));
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@
 //! - A panic ends the instance, with its text in the node's log.
 //!
 //! A call that is aborted is dropped where it waits. A handler that has not
-//! returned 150 ms after its connection's end is dropped too.
+//! returned a second after its connection's end is dropped too.
 
 // Whoever enables threads in a component must replace `Local` first.
 #[cfg(target_feature = "atomics")]
@@ -83,9 +83,9 @@ macro_rules! __export_component {
 #[doc(hidden)]
 pub use __export_component as __export;
 
-/// How long a handler may outlive its connection. The host gives 200 ms, and the
-/// handler's destructors are to run within them.
-const LEAVE: Duration = Duration::from_millis(150);
+/// How long a handler may outlive its connection. Hosts give more, so that the
+/// handler's destructors run.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// The world's exports, for one plugin.
 #[doc(hidden)]
