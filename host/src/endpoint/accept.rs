@@ -15,7 +15,7 @@ use super::admission::Verdict;
 use super::config::EndpointConfig;
 use super::dispatch::{Arrival, Dispatcher};
 use super::key::NodeKey;
-use super::quic::{self, QuicConnection};
+use super::quic::{self, QuicConnection, StreamLimits};
 use super::tls;
 
 /// Attempts that quinn may hold before the accept loop has looked at them, and
@@ -31,6 +31,7 @@ pub(super) struct QuicSetup {
     server: quinn::ServerConfig,
     endpoint: quinn::EndpointConfig,
     handshake_timeout: Duration,
+    streams: StreamLimits,
 }
 
 impl QuicSetup {
@@ -49,6 +50,7 @@ impl QuicSetup {
             server,
             endpoint: quinn::EndpointConfig::default(),
             handshake_timeout: config.handshake_timeout(),
+            streams: StreamLimits::of(config),
         })
     }
 
@@ -77,12 +79,13 @@ impl QuicSetup {
             let verdict = node.admission.lock().knock(node.now(), address, validated);
             match verdict {
                 Verdict::Accept => {
-                    let (node, limit) = (node.clone(), self.handshake_timeout);
+                    let half_open = HalfOpen(node.clone());
+                    let (limit, streams) = (self.handshake_timeout, self.streams);
                     tokio::spawn(async move {
                         let done = tokio::time::timeout(limit, handshake(incoming)).await;
-                        node.admission.lock().handshake_over();
+                        let node = half_open.over();
                         match done {
-                            Ok(Ok(connection)) => arrive(&node, connection),
+                            Ok(Ok(connection)) => arrive(&node, connection, streams),
                             Ok(Err(error)) => failed(&error.to_string()),
                             Err(_) => failed("not complete in time"),
                         }
@@ -102,6 +105,21 @@ impl QuicSetup {
     }
 }
 
+/// A handshake's place among those under way, given back when dropped.
+struct HalfOpen(Arc<Dispatcher>);
+
+impl HalfOpen {
+    fn over(self) -> Arc<Dispatcher> {
+        self.0.clone()
+    }
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.admission.lock().handshake_over();
+    }
+}
+
 async fn handshake(incoming: quinn::Incoming) -> Result<quinn::Connection, quinn::ConnectionError> {
     incoming.accept()?.await
 }
@@ -111,7 +129,7 @@ fn failed(reason: &str) {
     tracing::debug!(reason, "handshake failed");
 }
 
-fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection) {
+fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection, limits: StreamLimits) {
     let info = ConnectionInfo {
         id: node.next_id(),
         source: Source::Quic,
@@ -121,7 +139,8 @@ fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection) {
     };
     let streams = Arc::default();
     let connection =
-        Arc::new(QuicConnection::new(connection, info, node.drain(), Arc::clone(&streams)));
+        QuicConnection::new(connection, info, node.drain(), Arc::clone(&streams)).growing(limits);
+    let connection = Arc::new(connection);
     let deliveries = connection.deliveries();
     node.dispatch(Arrival { connection, streams, deliveries });
 }
@@ -129,9 +148,10 @@ fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection) {
 fn transport(config: &EndpointConfig) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     let idle = Duration::from_secs(config.idle_timeout_secs);
+    let limits = StreamLimits::of(config).first();
     transport
-        .max_concurrent_bidi_streams(config.max_bidirectional_streams.into())
-        .max_concurrent_uni_streams(config.max_unidirectional_streams.into())
+        .max_concurrent_bidi_streams(limits.bidirectional)
+        .max_concurrent_uni_streams(limits.unidirectional)
         // A file cannot ask for more than QUIC can express.
         .max_idle_timeout(Some(idle.try_into().unwrap_or(VarInt::MAX.into())))
         .keep_alive_interval(Some(Duration::from_secs(config.keep_alive_secs)));

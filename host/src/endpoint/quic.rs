@@ -13,14 +13,49 @@ use alknet_plugin_api::{
 };
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
 use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 use tokio::io::ReadBuf;
 
+use super::config::EndpointConfig;
 use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::key::PublicKey;
 use super::tls;
+
+/// Streams that a peer may have open at a time, of each direction.
+///
+/// quinn keeps a place for each stream that the peer may open, some 60 bytes,
+/// and most connections open few. A connection therefore begins with a few
+/// places and gets the rest when it makes use of them.
+#[derive(Clone, Copy)]
+pub(super) struct StreamLimits {
+    pub(super) bidirectional: VarInt,
+    pub(super) unidirectional: VarInt,
+}
+
+impl StreamLimits {
+    const FIRST_BIDIRECTIONAL: VarInt = VarInt::from_u32(64);
+    const FIRST_UNIDIRECTIONAL: VarInt = VarInt::from_u32(16);
+    /// Streams on a connection after which it gets its full limits.
+    const GROW_AFTER: u64 = 8;
+
+    pub(super) fn of(config: &EndpointConfig) -> Self {
+        Self {
+            bidirectional: config.max_bidirectional_streams.into(),
+            unidirectional: config.max_unidirectional_streams.into(),
+        }
+    }
+
+    /// What a connection begins with.
+    pub(super) fn first(self) -> Self {
+        Self {
+            bidirectional: self.bidirectional.min(Self::FIRST_BIDIRECTIONAL),
+            unidirectional: self.unidirectional.min(Self::FIRST_UNIDIRECTIONAL),
+        }
+    }
+}
 
 /// A quinn connection as handlers see it.
 pub(super) struct QuicConnection {
@@ -29,6 +64,8 @@ pub(super) struct QuicConnection {
     drain: Drain,
     streams: Arc<AtomicU64>,
     deliveries: Arc<Deliveries>,
+    /// The limits that it still has to get.
+    growth: Mutex<Option<StreamLimits>>,
     identity: OnceLock<Identity>,
     /// quinn does not tell a local close's code to those who wait for the end.
     closed_here: Arc<OnceLock<Closed>>,
@@ -41,8 +78,24 @@ impl QuicConnection {
         drain: Drain,
         streams: Arc<AtomicU64>,
     ) -> Self {
-        let (deliveries, identity, closed_here) = Default::default();
-        Self { quinn, info, drain, streams, deliveries, identity, closed_here }
+        let (deliveries, growth, identity, closed_here) = Default::default();
+        Self { quinn, info, drain, streams, deliveries, growth, identity, closed_here }
+    }
+
+    /// Lets it grow from [`StreamLimits::first`] to these limits.
+    pub(super) fn growing(self, limits: StreamLimits) -> Self {
+        *self.growth.lock() = Some(limits);
+        self
+    }
+
+    fn grow(&self) {
+        if self.streams.load(Ordering::Relaxed) < StreamLimits::GROW_AFTER {
+            return;
+        }
+        if let Some(limits) = self.growth.lock().take() {
+            self.quinn.set_max_concurrent_bi_streams(limits.bidirectional);
+            self.quinn.set_max_concurrent_uni_streams(limits.unidirectional);
+        }
     }
 
     /// What the peer has not confirmed yet.
@@ -56,6 +109,7 @@ impl QuicConnection {
         F: FnOnce(quinn::Connection, Arc<Deliveries>) -> Fut,
         Fut: Future<Output = Result<T, quinn::ConnectionError>> + Send + 'static,
     {
+        self.grow();
         let streams = self.streams.clone();
         let taken = take(self.quinn.clone(), self.deliveries.clone());
         Box::pin(async move {

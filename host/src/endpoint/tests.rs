@@ -65,6 +65,12 @@ impl ProtocolHandler for Behaviour {
                 send.finish()?;
                 Ok(())
             }
+            "t/hold" => {
+                let mut held = Vec::new();
+                loop {
+                    held.push(connection.accept_bi().await?);
+                }
+            }
             "t/dropped" => {
                 let (mut send, _recv) = connection.accept_bi().await?;
                 send.write_all(b"half").await?;
@@ -120,7 +126,7 @@ fn node_shaped(runtime: RuntimeShape) -> Node {
     let mut routes = RouteTable::new();
     for name in [
         "echo", "who", "done", "error", "auth", "panic", "trap", "drain", "stay", "dropped",
-        "codes", "datagram", "leave",
+        "codes", "datagram", "leave", "hold",
     ] {
         routes.add(&format!("t/{name}"), "test", Some(handler.clone())).unwrap();
     }
@@ -253,6 +259,20 @@ async fn what_a_handler_finished_arrives_although_it_returned_at_once() {
             assert_eq!(connection.closed().await.code, Some(0));
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_grows_to_as_many_streams_as_are_configured() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/hold").await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..EndpointConfig::default().max_bidirectional_streams {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        send.write_all(b"?").await.unwrap();
+        open.push((send, recv));
+    }
+    let beyond = tokio::time::timeout(Duration::from_millis(100), connection.open_bi());
+    assert!(beyond.await.is_err(), "the limit does not hold");
 }
 
 #[tokio::test]
