@@ -58,6 +58,8 @@ mod error;
 mod export;
 #[cfg(not(target_family = "wasm"))]
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(target_family = "wasm")]
 pub mod guest;
 mod handler;

@@ -156,6 +156,20 @@ async fn ctrl_c_aborts_a_subscription_on_the_node() {
 }
 
 #[tokio::test]
+async fn a_subscription_is_not_called_and_a_query_not_subscribed_to() {
+    let built = built();
+    let node = node_with(&[&built.call, &built.echo, &built.clock]).await;
+    let called = node.alknet(["call", "/clock/ticks", r#"{"every_ms":10}"#]).await;
+    let told = called.refused(1);
+    assert!(told.contains("INVALID_OPERATION_TYPE"), "{called:?}");
+    assert!(told.contains("alknet subscribe /clock/ticks"), "{called:?}");
+    let subscribed = node.alknet(["subscribe", "/echo/say", r#"{"text":"hi"}"#]).await;
+    assert!(subscribed.refused(1).contains("INVALID_OPERATION_TYPE"), "{subscribed:?}");
+    let unknown = node.alknet(["call", "/echo/sya", "{}"]).await;
+    assert!(unknown.refused(1).contains("NOT_FOUND"), "{unknown:?}");
+}
+
+#[tokio::test]
 async fn connect_joins_standard_streams_to_a_protocol() {
     let built = built();
     let node = node_with(&[&built.call, &built.echo]).await;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use alknet_plugin_api::{CallError, Json, OperationType, code};
 use clap::Args;
 
-use super::client::{block_on, one_call};
+use super::client::{Caller, block_on, caller, until_interrupted};
 use super::failure::{Exit, Failure};
 use super::input::{self, Input};
 use super::{Global, Output};
@@ -26,9 +27,39 @@ impl Call {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let target = global.target()?;
         let input = self.input.read()?;
-        let answer = block_on(one_call(&target, &self.name, input, self.timeout))?;
+        let answer = block_on(async {
+            let caller = caller(&target).await?;
+            let answer = until_interrupted(answer(&*caller, &self.name, input, self.timeout)).await;
+            caller.close().await;
+            answer
+        })?;
         answer.to::<serde_json::Value>().map_err(malformed).and_then(|value| output.json(&value))
     }
+}
+
+/// Calls, unless the node says that the operation is a subscription: the first
+/// item would be taken for the answer.
+async fn answer(
+    caller: &dyn Caller,
+    name: &str,
+    input: Json,
+    timeout: Option<Duration>,
+) -> Result<Json, CallError> {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        op_type: OperationType,
+    }
+    let asked = serde_json::json!({ "name": name.strip_prefix('/').unwrap_or(name) });
+    // Where the node tells nothing, the call's own answer says what is wrong.
+    let known = caller.call("services/schema", asked.into(), timeout).await;
+    let known = known.ok().and_then(|spec| spec.to::<Typed>().ok());
+    if known.is_some_and(|spec| spec.op_type == OperationType::Subscription) {
+        return Err(CallError::new(
+            code::INVALID_OPERATION_TYPE,
+            format!("{name} is a subscription; take its items with `alknet subscribe {name}`"),
+        ));
+    }
+    caller.call(name, input, timeout).await
 }
 
 pub(super) fn malformed(error: alknet_plugin_api::JsonError) -> Failure {

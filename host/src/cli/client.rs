@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alknet_call_protocol::{CallClient, CallConnection, CallOptions, Subscription, Timer};
-use alknet_plugin_api::{CallFuture, CallStream, Connection, Json};
+use alknet_plugin_api::{CallError, CallFuture, CallStream, Connection, Json};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryFutureExt};
 
@@ -140,10 +140,17 @@ pub(super) async fn one_call(
     timeout: Option<Duration>,
 ) -> Result<Json, Failure> {
     let caller = caller(target).await?;
-    let result = tokio::select! {
-        result = caller.call(name, input, timeout) => result.map_err(Failure::from),
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Answer, "aborted")),
-    };
+    let result = until_interrupted(caller.call(name, input, timeout)).await;
     caller.close().await;
     result
+}
+
+/// A call's result, or Ctrl-C as a failure.
+pub(super) async fn until_interrupted<T>(
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = call => result.map_err(Failure::from),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Answer, "aborted")),
+    }
 }
