@@ -139,9 +139,9 @@ impl Assembled {
 fn endpoint_config(quic: &Quic, limits: &AccessLimits) -> EndpointConfig {
     EndpointConfig {
         bind: quic.listen.clone(),
-        handshake_timeout_secs: quic.handshake_timeout.as_secs().max(1),
-        idle_timeout_secs: quic.idle_timeout.as_secs().max(1),
-        keep_alive_secs: quic.keep_alive.as_secs().max(1),
+        handshake_timeout: quic.handshake_timeout,
+        idle_timeout: quic.idle_timeout,
+        keep_alive: quic.keep_alive,
         max_bidirectional_streams: quic.bidirectional_streams,
         max_unidirectional_streams: quic.unidirectional_streams,
         admission: AdmissionLimits {

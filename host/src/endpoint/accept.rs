@@ -49,7 +49,7 @@ impl QuicSetup {
         Ok(Self {
             server,
             endpoint: quinn::EndpointConfig::default(),
-            handshake_timeout: config.handshake_timeout(),
+            handshake_timeout: config.handshake_timeout,
             streams: StreamLimits::of(config),
         })
     }
@@ -147,14 +147,13 @@ fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection, limits: StreamL
 
 fn transport(config: &EndpointConfig) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
-    let idle = Duration::from_secs(config.idle_timeout_secs);
     let limits = StreamLimits::of(config).first();
     transport
         .max_concurrent_bidi_streams(limits.bidirectional)
         .max_concurrent_uni_streams(limits.unidirectional)
         // A file cannot ask for more than QUIC can express.
-        .max_idle_timeout(Some(idle.try_into().unwrap_or(VarInt::MAX.into())))
-        .keep_alive_interval(Some(Duration::from_secs(config.keep_alive_secs)));
+        .max_idle_timeout(Some(config.idle_timeout.try_into().unwrap_or(VarInt::MAX.into())))
+        .keep_alive_interval(Some(config.keep_alive));
     transport
 }
 

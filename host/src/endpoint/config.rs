@@ -15,13 +15,13 @@ pub struct EndpointConfig {
     pub bind: Vec<SocketAddr>,
     /// How connections are spread over threads.
     pub runtime: RuntimeShape,
-    /// Seconds that a handshake may take. Default 5.
-    pub handshake_timeout_secs: u64,
-    /// Seconds without a packet after which a connection is lost. The peer's
-    /// own limit counts where it is smaller. Default 30.
-    pub idle_timeout_secs: u64,
-    /// Seconds of silence after which the node pings. Default 10.
-    pub keep_alive_secs: u64,
+    /// How long a handshake may take. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// Time without a packet after which a connection is lost. The peer's
+    /// own limit counts where it is smaller. Default 30 s.
+    pub idle_timeout: Duration,
+    /// Silence after which the node pings. Default 10 s.
+    pub keep_alive: Duration,
     /// Bidirectional streams that a peer may have open. Default 1,000.
     pub max_bidirectional_streams: u32,
     /// Unidirectional streams that a peer may have open. Default 100.
@@ -38,9 +38,9 @@ impl Default for EndpointConfig {
         Self {
             bind: vec![(Ipv6Addr::UNSPECIFIED, 4433).into()],
             runtime: RuntimeShape::default(),
-            handshake_timeout_secs: 5,
-            idle_timeout_secs: 30,
-            keep_alive_secs: 10,
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
             max_bidirectional_streams: 1_000,
             max_unidirectional_streams: 100,
             socket_buffer_bytes: 2 << 20,
@@ -53,10 +53,6 @@ impl EndpointConfig {
     /// The default limits on one address.
     pub fn on(address: SocketAddr) -> Self {
         Self { bind: vec![address], ..Self::default() }
-    }
-
-    pub(super) fn handshake_timeout(&self) -> Duration {
-        Duration::from_secs(self.handshake_timeout_secs)
     }
 }
 
