@@ -121,6 +121,11 @@ struct Node {
 }
 
 fn node_shaped(runtime: RuntimeShape) -> Node {
+    let config = EndpointConfig { runtime, ..EndpointConfig::on("127.0.0.1:0".parse().unwrap()) };
+    node_of(config)
+}
+
+fn node_of(config: EndpointConfig) -> Node {
     let (finished, entered) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
     let handler = Arc::new(Behaviour { finished: finished.clone(), entered: entered.clone() });
     let mut routes = RouteTable::new();
@@ -131,7 +136,6 @@ fn node_shaped(runtime: RuntimeShape) -> Node {
         routes.add(&format!("t/{name}"), "test", Some(handler.clone())).unwrap();
     }
     routes.add("t/absent", "absent", None).unwrap();
-    let config = EndpointConfig { runtime, ..EndpointConfig::on("127.0.0.1:0".parse().unwrap()) };
     let key = NodeKey::from_seed([1; 32]);
     let endpoint = Endpoint::bind(config, &key, routes, Arc::new(Peers)).unwrap();
     Node { endpoint, finished, entered }
@@ -351,6 +355,35 @@ async fn k23_anothers_public_key_without_its_private_key_is_refused() {
     assert!(node.endpoint.table().is_empty());
     echo(&node.dial_with(&anonymous(), "t/echo").await.unwrap()).await;
     assert_eq!(node.endpoint.table().snapshot().len(), 1, "the forger reached no handler");
+}
+
+/// A client whose process has stopped answers nothing and says no goodbye.
+#[tokio::test]
+async fn a_peer_that_goes_silent_is_dropped_in_time() {
+    let node = node_of(EndpointConfig {
+        idle_timeout: Duration::from_millis(400),
+        keep_alive: Duration::from_millis(100),
+        ..EndpointConfig::on("127.0.0.1:0".parse().unwrap())
+    });
+    let (address, key) = (node.endpoint.local_addr(), node.endpoint.key());
+    let client = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let dial = async { anonymous().dial(address, key, "t/hold").await.unwrap() };
+        let connection = runtime.block_on(dial);
+        // Nothing drives it from here on.
+        (runtime, connection)
+    });
+    let (runtime, connection) = client.await.unwrap();
+    node.entered.notified().await;
+    assert_eq!(node.endpoint.table().len(), 1);
+    let gone = async {
+        while !node.endpoint.table().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("it is still there");
+    std::mem::forget(connection);
+    runtime.shutdown_background();
 }
 
 #[tokio::test]

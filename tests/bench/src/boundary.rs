@@ -14,7 +14,7 @@ use alknet_plugin_echo::Echo;
 use anyhow::{Context, Result};
 use futures_util::future::{join_all, try_join};
 
-use crate::call::built;
+use crate::call;
 use crate::table::median;
 
 const ALPN: &str = "alknet/echo";
@@ -75,7 +75,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
 }
 
 fn substrates(cache: &Path) -> Result<Vec<Substrate>> {
-    let built = built()?;
+    let built = call::built()?;
     let policy = Policy { allow_unpinned: true, ..Policy::default() };
     let linked = TestPlugin::build::<Echo>(TestHost::new(), Json::empty_object())
         .map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -86,8 +86,7 @@ fn substrates(cache: &Path) -> Result<Vec<Substrate>> {
     let native = TestPlugin::of(host, opened);
 
     let host = TestHost::new();
-    let folder = built.file_name().context("the program is in no folder")?;
-    let file = built.with_file_name("wasm32-wasip2").join(folder).join("alknet_plugin_echo.wasm");
+    let file = call::component("alknet_plugin_echo")?;
     let artifact = Artifact::read(&file, &policy)?;
     let engine = Engine::new(EngineOptions {
         cache_dir: Some(cache.join("components")),
@@ -156,7 +155,7 @@ fn each(all: Duration, count: u32) -> f64 {
 }
 
 /// Sends so many bytes through an echo and reads them back.
-async fn echo(connection: &Connection, bytes: usize) -> Result<()> {
+pub(crate) async fn echo(connection: &Connection, bytes: usize) -> Result<()> {
     let (mut send, mut recv) = connection.open_bi().await?;
     let sending = async {
         let buffer = vec![b'x'; BUFFER.min(bytes)];

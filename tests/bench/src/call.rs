@@ -34,6 +34,11 @@ pub(crate) fn built() -> Result<PathBuf> {
 impl Daemon {
     /// Starts a node that serves `call` and `echo`, on this many shards.
     pub(crate) fn start(shards: u32) -> Result<Self> {
+        Self::start_with(shards, &built()?.join("libalknet_plugin_echo.so"))
+    }
+
+    /// Starts a node that serves `call` and this build of `echo`.
+    pub(crate) fn start_with(shards: u32, echo: &Path) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let built = built()?;
         let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -41,10 +46,8 @@ impl Daemon {
             let mut command = Command::new(built.join("alknet"));
             command.arg("--node").arg(directory.path()).args(["run", "--dev"]);
             command.args(["--listen", &format!("127.0.0.1:{port}")]);
-            for plugin in ["call", "echo"] {
-                let file = built.join(format!("libalknet_plugin_{plugin}.so"));
-                command.arg("--plugin").arg(file);
-            }
+            command.arg("--plugin").arg(built.join("libalknet_plugin_call.so"));
+            command.arg("--plugin").arg(echo);
             command
         };
         // The first start writes the files, which are then set up for the load.
@@ -142,6 +145,24 @@ pub(crate) async fn load(load: &Load) -> Result<f64> {
         }
     })
     .await
+}
+
+/// The component build of a plugin.
+pub(crate) fn component(name: &str) -> Result<PathBuf> {
+    let built = built()?;
+    let profile = built.file_name().context("the program is in no folder")?;
+    Ok(built.with_file_name("wasm32-wasip2").join(profile).join(format!("{name}.wasm")))
+}
+
+/// Sends bytes through the node's handler `alknet/echo` and reads them back;
+/// mebibytes per second.
+pub(crate) async fn bulk(node: &Path) -> Result<f64> {
+    const MEBIBYTES: usize = 256;
+    let (connection, _dialer) = connect(node, "alknet/echo").await?;
+    crate::boundary::echo(&connection, 16 << 20).await?;
+    let start = Instant::now();
+    crate::boundary::echo(&connection, MEBIBYTES << 20).await?;
+    Ok(MEBIBYTES as f64 / start.elapsed().as_secs_f64())
 }
 
 /// Holds this many connections open until standard input ends.

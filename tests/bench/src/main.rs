@@ -40,6 +40,8 @@ enum Role {
     },
     /// Measures what lies between host and plugin.
     Boundary,
+    /// Sends bytes through the node's echo handler and prints MiB/s.
+    Bulk { node: std::path::PathBuf },
     /// Holds idle connections open until standard input ends.
     Hold { node: std::path::PathBuf, count: usize },
     /// Loads one contender and prints calls per second.
@@ -73,6 +75,11 @@ fn main() -> Result<()> {
             }
         }),
         Some(Role::Boundary) => boundary::run(options.rounds),
+        Some(Role::Bulk { node }) => {
+            let rate = Shape::Current.runtime()?.block_on(call::bulk(&node))?;
+            println!("{rate:.0}");
+            Ok(())
+        }
         Some(Role::Hold { node, count }) => {
             Shape::Multi.runtime()?.block_on(call::hold(&node, count))
         }

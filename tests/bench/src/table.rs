@@ -146,6 +146,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     }
     shapes(rounds)?;
     crate::boundary::run(rounds)?;
+    bulk(rounds)?;
     footprint()
 }
 
@@ -203,6 +204,28 @@ fn shapes(rounds: usize) -> Result<()> {
         let rate = median(samples);
         println!("{:<14}{:<10}{:<10}{rate:>10.0}", row.name, row.server, row.client.name());
     }
+    Ok(())
+}
+
+/// Bulk echo over QUIC, by the native and by the component build of `echo`.
+fn bulk(rounds: usize) -> Result<()> {
+    let native = call::built()?.join("libalknet_plugin_echo.so");
+    let builds = [("native", native), ("component", call::component("alknet_plugin_echo")?)];
+    let mut samples = [Vec::new(), Vec::new()];
+    for round in 0..rounds {
+        for ((name, file), samples) in builds.iter().zip(&mut samples) {
+            let daemon = Daemon::start_with(0, file)?;
+            let mut command = Command::new(std::env::current_exe()?);
+            let output = command.arg("bulk").arg(daemon.path()).output()?;
+            let text = String::from_utf8(output.stdout)?;
+            samples.push(text.trim().parse().with_context(|| format!("{name}: no figure"))?);
+        }
+        eprintln!("bulk: round {} of {rounds}", round + 1);
+    }
+    let [native, component] = samples.each_mut().map(|samples| median(samples));
+    println!("\nbulk echo over QUIC, there and back (median of {rounds})");
+    println!("native     {native:>8.0} MiB/s");
+    println!("component  {component:>8.0} MiB/s  x native {:.2}", component / native);
     Ok(())
 }
 
