@@ -220,6 +220,23 @@ async fn requests_that_are_wrong_are_told_so() {
 }
 
 #[tokio::test]
+async fn k53_who_guesses_tokens_gets_no_new_connections() {
+    let scene = Scene::new().await;
+    for _ in 0..5 {
+        let payload = json!({
+            "operationId": "/echo/say", "input": { "text": "" }, "auth_token": "alk_guess",
+        });
+        let request = json!({ "type": "call.requested", "id": "a", "payload": payload });
+        let answer = scene.answer(&frame(&request)).await;
+        assert_eq!(answer["payload"]["code"], "FORBIDDEN", "{answer}");
+    }
+    let dialer = Dialer::new(None).unwrap();
+    assert!(scene.node.dial(&dialer, ALPN).await.is_err(), "a guesser may come back");
+    // Whoever is in is served on.
+    scene.bystander.assert_answered().await;
+}
+
+#[tokio::test]
 async fn events_that_nobody_waits_for_are_ignored() {
     let scene = Scene::new().await;
     let mut bytes = Vec::new();

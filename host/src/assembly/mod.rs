@@ -26,6 +26,7 @@ use crate::auth::{Policy, PolicyStore, system_unix_time};
 use crate::config::{
     AccessConfig, Mode, NodeConfig, NodeDirectory, Place, PluginStanza, Problems, read_key,
 };
+use crate::observe::calls::Strikes;
 use crate::observe::status::PluginStatus;
 use crate::plugins::LoadedPlugin;
 use crate::registry::Registry;
@@ -80,6 +81,7 @@ pub struct Assembled {
     registry: Arc<Registry>,
     draining: watch::Sender<bool>,
     status: StatusSource,
+    strikes: Strikes,
 }
 
 impl std::fmt::Debug for Assembled {
@@ -131,14 +133,16 @@ pub fn assemble(
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
 
     let status = StatusSource::default();
-    let registry = registering::registry(&deployment.node, runtime, &stanzas, &plugins, &status);
+    let strikes = Strikes::default();
+    let registry =
+        registering::registry(&deployment.node, runtime, &stanzas, &plugins, &status, &strikes);
     let registry = problems.take(registry);
     problems.into_result(())?;
     // Without problems there is one.
     let registry = registry.ok_or_else(Problems::default)?;
     let policy = deployment.policy.clone();
     shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
-    Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, status })
+    Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, status, strikes })
 }
 
 impl Assembled {

@@ -97,6 +97,14 @@ impl Assembled {
         };
         // Set once: a node is started once.
         let _first = self.status.set(Box::new(tell));
+        let struck = Arc::downgrade(&endpoint);
+        let _first = self.strikes.set(Box::new(move |connection| {
+            if let Some(endpoint) = struck.upgrade()
+                && let Some(address) = endpoint.table().address(connection)
+            {
+                endpoint.authentication_failed(address);
+            }
+        }));
         tokio::spawn(async {
             let mut interval = tokio::time::interval(UPKEEP);
             loop {
@@ -150,6 +158,7 @@ fn endpoint_config(quic: &Quic, limits: &AccessLimits) -> EndpointConfig {
             concurrent_per_prefix: limits.connections_per_prefix,
             concurrent: limits.connections,
             failed_authentications: limits.failures_per_minute,
+            refusal: limits.refusal,
             half_open_retry: limits.half_open_retry,
             half_open_refuse: limits.half_open_refuse,
         },

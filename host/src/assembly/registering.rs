@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::admin::{self, StatusSource};
 use crate::auth::{IdentityProvider, PolicyStore};
 use crate::config::{NodeConfig, PluginStanza, Problem, Problems};
-use crate::observe::calls::CallRecorder;
+use crate::observe::calls::{CallRecorder, Strikes};
 use crate::plugins::LoadedPlugin;
 use crate::registry::{
     CallerScope, CompositionAuthority, HandlerRegistration, Limits, Registry, RegistryBuilder,
@@ -45,10 +45,11 @@ pub(super) fn registry(
     stanzas: &[&PluginStanza],
     plugins: &[LoadedPlugin],
     status: &StatusSource,
+    strikes: &Strikes,
 ) -> Result<Arc<Registry>, Problems> {
     let clock = Arc::new(TokioClock::new());
     let mut builder = RegistryBuilder::new(clock, Arc::new(TokioSpawner(runtime.clone())));
-    builder.recorder(Arc::new(CallRecorder::new(config.observe.audit)));
+    builder.recorder(Arc::new(CallRecorder::new(config.observe.audit, strikes.clone())));
     builder.limits(Limits {
         in_flight: config.limits.calls_per_connection as usize,
         live_descendants: config.limits.descendants_per_call as usize,

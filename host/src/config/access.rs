@@ -217,6 +217,21 @@ impl Read for At<AccessLimits> {
                 half_open_retry: table.or("half_open_retry", default.half_open_retry),
                 half_open_refuse: table.or("half_open_refuse", default.half_open_refuse),
             };
+            for (key, limit) in [
+                ("connections", limits.connections),
+                ("connections_per_prefix", limits.connections_per_prefix),
+                ("new_per_second", limits.new_per_second),
+                ("new_burst", limits.new_burst),
+                ("failures_per_minute", limits.failures_per_minute),
+                ("half_open_refuse", limits.half_open_refuse),
+            ] {
+                if limit == 0 {
+                    table.problem(table.place_of(key).problem(
+                        format!("`{key} = 0` lets nobody in"),
+                        "write 1 or more, or remove the key for the default",
+                    ));
+                }
+            }
             if limits.half_open_retry > limits.half_open_refuse {
                 table.problem(table.place_of("half_open_retry").problem(
                     "handshakes would be refused before clients are asked to prove their address",

@@ -320,6 +320,9 @@ fn endpoints(table: &Table<'_>) -> Option<Quic> {
     quic
 }
 
+/// More threads than any machine that this is for has cores.
+const MAX_SHARDS: u32 = 1_024;
+
 fn read_quic(table: &Table<'_>) -> Quic {
     let quic = Quic {
         listen: table.required("listen", "say where to listen: `listen = [\"0.0.0.0:4433\"]`"),
@@ -337,6 +340,18 @@ fn read_quic(table: &Table<'_>) -> Quic {
         table.problem(quic.listen_place.problem(
             "the list of addresses is empty",
             "write an address to listen on: `listen = [\"0.0.0.0:4433\"]`",
+        ));
+    }
+    if quic.bidirectional_streams == 0 {
+        table.problem(table.place_of("bidirectional_streams").problem(
+            "without bidirectional streams no peer can ask for anything",
+            "write 1 or more, or remove the key for the default of 1000",
+        ));
+    }
+    if quic.shards > MAX_SHARDS {
+        table.problem(table.place_of("shards").problem(
+            format!("{} shards are more than {MAX_SHARDS}", quic.shards),
+            "write the number of cores that the node may use, or 0 for one shared runtime",
         ));
     }
     if quic.keep_alive >= quic.idle_timeout {

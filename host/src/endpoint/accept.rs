@@ -23,6 +23,9 @@ use super::tls;
 /// nothing else.
 const MAX_INCOMING: usize = 1_024;
 const MAX_INCOMING_BYTES: u64 = 8 << 20;
+/// Bytes that a connection's streams may hold together before a handler reads
+/// them. One stream alone may hold 1.25 MB.
+const RECEIVE_WINDOW: u32 = 16 << 20;
 
 /// Everything that the sockets of one node have in common. Retry tokens and
 /// stateless resets hold on every shard, since all share the keys.
@@ -151,6 +154,8 @@ fn transport(config: &EndpointConfig) -> quinn::TransportConfig {
     transport
         .max_concurrent_bidi_streams(limits.bidirectional)
         .max_concurrent_uni_streams(limits.unidirectional)
+        // quinn has no such limit unless told, and a handler need not read.
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         // A file cannot ask for more than QUIC can express.
         .max_idle_timeout(Some(config.idle_timeout.try_into().unwrap_or(VarInt::MAX.into())))
         .keep_alive_interval(Some(config.keep_alive));

@@ -25,13 +25,15 @@ pub struct AdmissionLimits {
     pub concurrent_per_prefix: u32,
     /// Concurrent connections of the node. Default 10,000.
     pub concurrent: u32,
-    /// Failed authentications a minute, after which a prefix is refused for a
-    /// minute. Default 5.
+    /// Failed authentications a minute, after which a prefix is refused for
+    /// `refusal`. Default 5.
     pub failed_authentications: u32,
+    /// For how long a prefix with too many failures is refused. Default 1 minute.
+    pub refusal: Duration,
     /// Handshakes under way above which unvalidated addresses get a Retry.
-    /// Default 256.
+    /// Default 512.
     pub half_open_retry: u32,
-    /// Handshakes under way above which everybody is refused. Default 1,024.
+    /// Handshakes under way above which everybody is refused. Default 2,048.
     pub half_open_refuse: u32,
 }
 
@@ -43,8 +45,9 @@ impl Default for AdmissionLimits {
             concurrent_per_prefix: 100,
             concurrent: 10_000,
             failed_authentications: 5,
-            half_open_retry: 256,
-            half_open_refuse: 1_024,
+            refusal: MINUTE,
+            half_open_retry: 512,
+            half_open_refuse: 2_048,
         }
     }
 }
@@ -231,7 +234,7 @@ impl Admission {
         }
         prefix.failures += 1;
         if prefix.failures >= self.limits.failed_authentications {
-            prefix.refused_until = now + MINUTE;
+            prefix.refused_until = now + self.limits.refusal;
             prefix.failures = 0;
         }
     }

@@ -180,8 +180,19 @@ impl Dispatcher {
 
         // The call itself may panic, so it stands inside what is caught.
         let handle = Connection::new(connection.clone());
-        let run =
-            AssertUnwindSafe(async move { handler.handle(handle, auth).await }).catch_unwind();
+        let run = async {
+            let handling = async move { handler.handle(handle, auth).await };
+            let result = AssertUnwindSafe(handling).catch_unwind().await;
+            let code = self.outcome(&plugin, result);
+            if code == CloseCode::Done {
+                tokio::select! {
+                    () = deliveries.done() => {}
+                    () = tokio::time::sleep(DELIVERY) => {}
+                    () = self.closing.cancelled() => {}
+                }
+            }
+            code
+        };
         let closed = connection.closed();
         let lost = async move {
             closed.await;
@@ -191,17 +202,7 @@ impl Dispatcher {
         };
         let code = tokio::select! {
             biased;
-            result = run => {
-                let code = self.outcome(&plugin, result);
-                if code == CloseCode::Done {
-                    tokio::select! {
-                        () = deliveries.done() => {}
-                        () = tokio::time::sleep(DELIVERY) => {}
-                        () = self.closing.cancelled() => {}
-                    }
-                }
-                code
-            }
+            code = run => code,
             () = self.closing.cancelled() => CloseCode::ShuttingDown,
             () = lost => {
                 tracing::debug!("handler dropped, its connection is long gone");

@@ -1,7 +1,7 @@
 //! The two tables of an endpoint: routes, frozen before the first accept, and
 //! connections, which come and go.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -162,6 +162,12 @@ impl ConnectionTable {
 
     pub(super) fn remove(&self, id: u64) {
         self.entries.write().swap_remove(&id);
+    }
+
+    /// Where a connection's peer is.
+    pub fn address(&self, id: u64) -> Option<IpAddr> {
+        let entries = self.entries.read();
+        entries.get(&id)?.backend.info().remote_addr.map(|address| address.ip())
     }
 
     /// How many there are.

@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 
 use super::*;
 
+/// A code that takes all of QUIC's 62 bits but one.
+const STOPPED: u64 = (1 << 62) - 3;
+
 /// Bytes that a handler finishes before it returns: more than fit one flight.
 const PARTING: usize = 1 << 20;
 
@@ -63,6 +66,15 @@ impl ProtocolHandler for Behaviour {
                 let (mut send, _recv) = connection.accept_bi().await?;
                 send.write_all(&vec![b'x'; PARTING]).await?;
                 send.finish()?;
+                Ok(())
+            }
+            "t/stops" => {
+                let (mut send, mut recv) = connection.accept_bi().await?;
+                recv.stop(STOPPED);
+                let code = send.stopped().await?;
+                let mut report = connection.open_uni().await?;
+                report.write_all(format!("{code:?}").as_bytes()).await?;
+                report.finish()?;
                 Ok(())
             }
             "t/hold" => {
@@ -131,7 +143,7 @@ fn node_of(config: EndpointConfig) -> Node {
     let mut routes = RouteTable::new();
     for name in [
         "echo", "who", "done", "error", "auth", "panic", "trap", "drain", "stay", "dropped",
-        "codes", "datagram", "leave", "hold",
+        "codes", "datagram", "leave", "hold", "stops",
     ] {
         routes.add(&format!("t/{name}"), "test", Some(handler.clone())).unwrap();
     }
@@ -224,6 +236,31 @@ async fn k06_a_prefix_over_its_limit_is_turned_away() {
     echo(&node.dial_with(&dialer, "t/echo").await.unwrap()).await;
 }
 
+/// Both knock before either stays, so that the second is found out late.
+#[tokio::test]
+async fn k06_who_is_over_a_limit_after_the_handshake_is_closed_with_4() {
+    let node = node();
+    let limits = admission::AdmissionLimits {
+        concurrent_per_prefix: 1,
+        rate_per_prefix: 1e6,
+        burst_per_prefix: 1_000_000,
+        ..Default::default()
+    };
+    node.endpoint.set_limits(limits);
+    for _ in 0..50 {
+        let (one, two) = (anonymous(), anonymous());
+        let dialled = futures_util::future::join(
+            node.dial_with(&one, "t/echo"),
+            node.dial_with(&two, "t/echo"),
+        );
+        let (Ok(one), Ok(two)) = dialled.await else { continue };
+        let first = futures_util::future::select(Box::pin(one.closed()), Box::pin(two.closed()));
+        assert_eq!(first.await.factor_first().0.code, Some(4));
+        return;
+    }
+    panic!("no two handshakes met");
+}
+
 #[tokio::test]
 async fn k09_k22_k32_the_server_sees_the_clients_key_and_one_identity() {
     let node = node();
@@ -289,6 +326,28 @@ async fn k11_codes_arrive_unchanged_both_ways() {
     send.reset(code);
     let error = recv.read_to_end(64).await.unwrap_err();
     assert!(matches!(error, StreamError::Reset(c) if c == code), "{error}");
+}
+
+#[tokio::test]
+async fn k11_stop_codes_arrive_unchanged_both_ways() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/stops").await.unwrap();
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(b"?").await.unwrap();
+    assert_eq!(send.stopped().await.unwrap(), Some(STOPPED));
+    recv.stop(STOPPED - 1);
+    let mut report = connection.accept_uni().await.unwrap();
+    let report = report.read_to_end(64).await.unwrap();
+    assert_eq!(String::from_utf8(report).unwrap(), format!("Some({})", STOPPED - 1));
+}
+
+#[tokio::test]
+async fn a_local_close_is_told_with_its_code() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/stay").await.unwrap();
+    connection.close(42, "enough");
+    let closed = connection.closed().await;
+    assert_eq!((closed.code, closed.reason.as_str()), (Some(42), "enough"));
 }
 
 #[tokio::test]

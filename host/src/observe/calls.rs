@@ -1,6 +1,7 @@
 //! Metrics and the audit trail of calls.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use alknet_plugin_api::code;
 use metrics::{Counter, Gauge, Histogram};
@@ -15,7 +16,12 @@ pub struct CallRecorder {
     operations: RwLock<HashMap<String, Handles>>,
     refused: RwLock<HashMap<String, Counter>>,
     audit: bool,
+    strikes: Strikes,
 }
+
+/// Who is told the number of a connection on which a token did not resolve: the
+/// endpoint, once there is one.
+pub type Strikes = Arc<OnceLock<Box<dyn Fn(u64) + Send + Sync>>>;
 
 #[derive(Clone)]
 struct Handles {
@@ -26,8 +32,8 @@ struct Handles {
 
 impl CallRecorder {
     /// A recorder that has heard of nothing; `audit` turns the audit trail on.
-    pub fn new(audit: bool) -> Self {
-        Self { operations: RwLock::default(), refused: RwLock::default(), audit }
+    pub fn new(audit: bool, strikes: Strikes) -> Self {
+        Self { operations: RwLock::default(), refused: RwLock::default(), audit, strikes }
     }
 
     fn with<R>(&self, operation: &str, plugin: &str, use_it: impl FnOnce(&Handles) -> R) -> R {
@@ -137,5 +143,8 @@ impl Recorder for CallRecorder {
     fn authentication_failed(&self, connection: u64) {
         metrics::counter!("alknet_authentication_failures_total").increment(1);
         tracing::info!(connection, "a token did not resolve");
+        if let Some(strike) = self.strikes.get() {
+            strike(connection);
+        }
     }
 }
