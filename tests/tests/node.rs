@@ -74,6 +74,7 @@ async fn a_node_shows_itself_and_answers_every_command() {
     assert!(node.alknet(["ops", "/clock/ticks"]).await.text().contains("every_ms"));
     let unknown = node.alknet(["ops", "/clock/tick"]).await;
     assert!(unknown.refused(1).contains("NOT_FOUND"), "{unknown:?}");
+    assert!(unknown.refused(1).contains("help: `alknet ops` lists"), "{unknown:?}");
 
     // Calls.
     let call = ["call", "/echo/reverse", r#"{"text":"hi"}"#];

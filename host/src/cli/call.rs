@@ -1,6 +1,6 @@
 //! `alknet call`: one call, one answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alknet_plugin_api::{CallError, Json, OperationType, code};
 use clap::Args;
@@ -45,21 +45,17 @@ async fn answer(
     input: Json,
     timeout: Option<Duration>,
 ) -> Result<Json, CallError> {
-    #[derive(serde::Deserialize)]
-    struct Typed {
-        op_type: OperationType,
-    }
-    let asked = serde_json::json!({ "name": name.strip_prefix('/').unwrap_or(name) });
+    let began = Instant::now();
     // Where the node tells nothing, the call's own answer says what is wrong.
-    let known = caller.call("services/schema", asked.into(), timeout).await;
-    let known = known.ok().and_then(|spec| spec.to::<Typed>().ok());
-    if known.is_some_and(|spec| spec.op_type == OperationType::Subscription) {
+    let op_type = caller.operation_type(name, timeout).await;
+    if op_type == Some(OperationType::Subscription) {
         return Err(CallError::new(
             code::INVALID_OPERATION_TYPE,
             format!("{name} is a subscription; take its items with `alknet subscribe {name}`"),
         ));
     }
-    caller.call(name, input, timeout).await
+    let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+    caller.call(name, input, left.map(|left| left.max(Duration::from_millis(1)))).await
 }
 
 pub(super) fn malformed(error: alknet_plugin_api::JsonError) -> Failure {

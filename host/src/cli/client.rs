@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alknet_call_protocol::{CallClient, CallConnection, CallOptions, Subscription, Timer};
-use alknet_plugin_api::{CallError, CallFuture, CallStream, Connection, Json};
+use alknet_plugin_api::{CallError, CallFuture, CallStream, Connection, Json, OperationType};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryFutureExt};
 
@@ -20,6 +20,13 @@ use crate::endpoint::{Dialer, NodeKey, PublicKey};
 pub trait Caller: Send + Sync {
     /// Makes a call. `timeout` is sent with it, so that the node stops too.
     fn call(&self, name: &str, input: Json, timeout: Option<Duration>) -> CallFuture;
+
+    /// What kind of operation this is; `None` where the node does not say.
+    fn operation_type<'a>(
+        &'a self,
+        name: &'a str,
+        timeout: Option<Duration>,
+    ) -> BoxFuture<'a, Option<OperationType>>;
 
     /// Subscribes; an error is the stream's last item.
     fn subscribe(&self, name: &str, input: Json) -> CallStream;
@@ -86,6 +93,18 @@ impl Caller for QuicCaller {
         let (calls, name) = (self.calls.clone(), name.to_owned());
         let options = CallOptions { timeout, ..CallOptions::default() };
         async move { calls.call_with(&name, input, options).await }.boxed()
+    }
+
+    fn operation_type<'a>(
+        &'a self,
+        name: &'a str,
+        timeout: Option<Duration>,
+    ) -> BoxFuture<'a, Option<OperationType>> {
+        async move {
+            let options = CallOptions { timeout, ..CallOptions::default() };
+            self.calls.operation_type(name, &options).await.ok().flatten()
+        }
+        .boxed()
     }
 
     fn subscribe(&self, name: &str, input: Json) -> CallStream {

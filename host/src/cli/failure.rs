@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use alknet_plugin_api::CallError;
+use alknet_plugin_api::{CallError, code};
 use serde_json::{Value, json};
 
 use crate::config::Problems;
@@ -93,10 +93,13 @@ impl fmt::Display for Failure {
                 if let Some(details) = &error.details {
                     write!(f, "\n = details: {details}")?;
                 }
-                if error.retryable {
-                    write!(f, "\n = help: the same call may succeed later")?;
-                }
-                Ok(())
+                let help = match &*error.code {
+                    code::INVALID_INPUT => "`alknet ops NAME` shows what an operation takes",
+                    code::NOT_FOUND => "`alknet ops` lists what the node offers to you",
+                    _ if error.retryable => "the same call may succeed later",
+                    _ => return Ok(()),
+                };
+                write!(f, "\n = help: {help}")
             }
         }
     }

@@ -222,7 +222,6 @@ impl Read for At<AccessLimits> {
                 ("connections_per_prefix", limits.connections_per_prefix),
                 ("new_per_second", limits.new_per_second),
                 ("new_burst", limits.new_burst),
-                ("failures_per_minute", limits.failures_per_minute),
                 ("half_open_refuse", limits.half_open_refuse),
             ] {
                 if limit == 0 {

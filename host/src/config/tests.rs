@@ -93,6 +93,28 @@ authority = { scopes = [\"promote\"] }
 }
 
 #[test]
+fn k42_limits_that_let_nobody_in_are_refused() {
+    let problems = node(
+        "[endpoint.quic]\nlisten = [\"127.0.0.1:0\"]\nbidirectional_streams = 0\n\
+         shards = 4000000000\nkeep_alive = \"30s\"\nhandshake_timeout = \"0s\"\n",
+    );
+    assert_eq!(
+        wrong(problems),
+        [
+            "3: without bidirectional streams no peer can ask for anything",
+            "4: 4000000000 shards are more than 1024",
+            "5: connections would be dropped as idle before they are kept alive",
+            "6: a limit of no time lets nothing through",
+        ]
+    );
+    let problems = access("[limits]\nconnections = 0\nnew_burst = 0\nfailures_per_minute = 0\n");
+    assert_eq!(
+        wrong(problems),
+        ["2: `connections = 0` lets nobody in", "3: `new_burst = 0` lets nobody in"]
+    );
+}
+
+#[test]
 fn k42_a_missing_file_and_bad_syntax_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("node.toml");

@@ -90,8 +90,8 @@ impl Calls {
     ) -> Result<(), CallError> {
         let (_place, mut instance) = self.take().await?;
         let context = push(&mut instance, context)?;
-        entered.set();
         let sink = push(&mut instance, Sink(slot))?;
+        entered.set();
         let result = instance
             .run(async |accessor, plugin| {
                 let input = input.into_bytes().into();

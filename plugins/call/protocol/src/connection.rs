@@ -228,13 +228,7 @@ impl CallConnection {
     ) -> Result<Subscription, CallError> {
         let sleep = options.timeout.map(|timeout| self.0.shared.timer.sleep(timeout));
         let input = input.into();
-        let plain = name.strip_prefix('/').unwrap_or(name);
-        let key = self.0.hasher.hash_one((plain, &options.auth_token));
-        let known = self.0.types.lock().get(&key).copied();
-        let op_type = match known {
-            Some(op_type) => Some(op_type),
-            None => self.learn_type(plain, key, &options).await?,
-        };
+        let op_type = self.operation_type(name, &options).await?;
         if op_type.is_some_and(|op_type| op_type != OperationType::Subscription) {
             return Err(CallError::new(
                 code::INVALID_OPERATION_TYPE,
@@ -245,15 +239,25 @@ impl CallConnection {
         Ok(Subscription::new(pending, sleep))
     }
 
-    async fn learn_type(
+    /// What kind of operation this is, as the other side's `services/schema` says;
+    /// `None` where it knows none of that name. An answer is remembered.
+    ///
+    /// # Errors
+    /// As for [`CallConnection::call_with`].
+    pub async fn operation_type(
         &self,
         name: &str,
-        key: u64,
         options: &CallOptions,
     ) -> Result<Option<OperationType>, CallError> {
         #[derive(Deserialize)]
         struct Typed {
             op_type: OperationType,
+        }
+        let name = name.strip_prefix('/').unwrap_or(name);
+        let key = self.0.hasher.hash_one((name, &options.auth_token));
+        let known = self.0.types.lock().get(&key).copied();
+        if known.is_some() {
+            return Ok(known);
         }
         let mut asking = options.clone();
         asking.own_stream = false;
