@@ -11,7 +11,7 @@ use serde_json::Value;
 /// # Panics
 /// If the package does not build, or makes no shared library.
 pub fn native(package: &str) -> PathBuf {
-    built(package, None, std::env::consts::DLL_EXTENSION)
+    library(&workspace(), package).unwrap_or_else(|| panic!("{package} makes no shared library"))
 }
 
 /// Builds a package of the workspace for `wasm32-wasip2` and returns the
@@ -20,27 +20,35 @@ pub fn native(package: &str) -> PathBuf {
 /// # Panics
 /// As [`native`].
 pub fn component(package: &str) -> PathBuf {
-    built(package, Some("wasm32-wasip2"), "wasm")
+    let messages = build(&["--lib", "--package", package, "--target", "wasm32-wasip2"]);
+    file_of(&messages, &package.replace('-', "_"), "wasm")
+        .unwrap_or_else(|| panic!("{package} makes no component"))
 }
 
-fn built(package: &str, target: Option<&str>, extension: &str) -> PathBuf {
-    let messages = build(&[package], &["--lib"], target);
-    file_of(&messages, &package.replace('-', "_"), extension)
-        .unwrap_or_else(|| panic!("{package} makes no .{extension} file"))
-}
-
-/// Builds parts of packages of the workspace, and returns what cargo says of
-/// them.
+/// Builds the libraries and programs of the workspace, and returns what cargo
+/// says of them.
+///
+/// Cargo chooses the features of what packages share by what is built together,
+/// and builds it again for another choice. So this asks for all of them, and with
+/// a test for what tests need: then everything is as the run of all tests has it.
 ///
 /// # Panics
 /// If they do not build.
-pub(crate) fn build(packages: &[&str], parts: &[&str], target: Option<&str>) -> Vec<Value> {
+pub(crate) fn workspace() -> Vec<Value> {
+    build(&["--lib", "--bins", "--test", "layout"])
+}
+
+/// The shared library among what cargo has made.
+pub(crate) fn library(messages: &[Value], package: &str) -> Option<PathBuf> {
+    file_of(messages, &package.replace('-', "_"), std::env::consts::DLL_EXTENSION)
+}
+
+fn build(what: &[&str]) -> Vec<Value> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .args(["build", "--message-format=json-render-diagnostics"])
-        .args(parts)
-        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(what)
         .stderr(Stdio::inherit());
     // What cargo tells a test about its own package would make cargo run the
     // build scripts again that look at it, and build all that needs them.
@@ -53,17 +61,14 @@ pub(crate) fn build(packages: &[&str], parts: &[&str], target: Option<&str>) -> 
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    if let Some(target) = target {
-        cargo.args(["--target", target]);
-    }
     let built = cargo.output().expect("cargo runs");
-    assert!(built.status.success(), "{} do not build", packages.join(", "));
+    assert!(built.status.success(), "`cargo build {}` fails", what.join(" "));
     let messages = String::from_utf8(built.stdout).expect("cargo speaks UTF-8");
     messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The file with this extension that cargo has made of a target.
-pub(crate) fn file_of(messages: &[Value], target: &str, extension: &str) -> Option<PathBuf> {
+fn file_of(messages: &[Value], target: &str, extension: &str) -> Option<PathBuf> {
     let files = messages
         .iter()
         .filter(|message| message["target"]["name"] == target)

@@ -79,15 +79,9 @@ pub fn built() -> &'static Built {
 }
 
 fn build() -> Built {
-    // One after the other would choose features for each alone, and build what
-    // they share several times.
-    let messages = artifact::build(
-        &["alknet", "alknet-plugin-call", "alknet-plugin-echo", "alknet-plugin-files"],
-        &["--lib", "--bins"],
-        None,
-    );
+    let messages = artifact::workspace();
     let library = |name: &str| {
-        artifact::file_of(&messages, name, std::env::consts::DLL_EXTENSION)
+        artifact::library(&messages, name)
             .unwrap_or_else(|| panic!("{name} makes no shared library"))
     };
     let alknet = messages
@@ -97,9 +91,9 @@ fn build() -> Built {
         .expect("there is a binary");
     Built {
         alknet: alknet.into(),
-        call: library("alknet_plugin_call"),
-        echo: library("alknet_plugin_echo"),
-        files: library("alknet_plugin_files"),
+        call: library("alknet-plugin-call"),
+        echo: library("alknet-plugin-echo"),
+        files: library("alknet-plugin-files"),
         clock: artifact::component("alknet-plugin-clock"),
     }
 }
