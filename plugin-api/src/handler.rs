@@ -48,7 +48,8 @@ pub enum HandlerError {
     /// The connection ended under the handler; nothing is wrong.
     #[error("connection closed")]
     ConnectionClosed,
-    /// A stream failed. Close code 1.
+    /// A stream failed. Close code 1; of kind `InvalidData`, which says that the
+    /// peer broke the protocol, close code 7.
     #[error("stream error: {0}")]
     StreamError(io::Error),
     /// The peer must authenticate and has used up its attempts. Close code 2.
@@ -63,6 +64,12 @@ impl HandlerError {
     /// An error with a text of the handler's own.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::Internal(message.into().into())
+    }
+
+    /// The peer broke the protocol's rules. Close code 7 from a handler that is
+    /// linked or native; a component closes the connection itself.
+    pub fn protocol(message: impl Into<String>) -> Self {
+        Self::StreamError(io::Error::new(io::ErrorKind::InvalidData, message.into()))
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::UdpSocket;
 
 use alknet::endpoint::Dialer;
 use alknet_call_protocol::frame::{DEFAULT_MAX_FRAME, FrameDecoder};
-use alknet_call_protocol::{ALPN, reset};
+use alknet_call_protocol::{ALPN, PROTOCOL_ERROR, reset};
 use alknet_plugin_api::{Connection, RecvStream, SendStream, StreamError};
 use alknet_tests::daemon::{Client, Daemon, NodeFolder, Running, built, within};
 use futures_util::FutureExt;
@@ -440,6 +440,16 @@ async fn a_client_that_vanishes_is_missed_and_forgotten() {
     assert_eq!(client.ended().await.status, None);
     scene.node.logged("call aborted").await;
     gone(&scene, 2).await;
+    scene.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn k06_a_stream_that_no_answer_can_come_back_on_costs_the_connection() {
+    let scene = Scene::new().await;
+    let mut stray = scene.stranger.open_uni().await.unwrap();
+    stray.write_all(b"psst").await.unwrap();
+    let closed = within(scene.stranger.closed()).await;
+    assert_eq!(closed.code, Some(PROTOCOL_ERROR), "{}", closed.reason);
     scene.assert_unharmed().await;
 }
 

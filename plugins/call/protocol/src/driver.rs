@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
+use crate::PROTOCOL_ERROR;
 use crate::stream::StreamTask;
 use crate::table::Shared;
 
@@ -18,6 +19,8 @@ use crate::table::Shared;
 const LINGER: Duration = Duration::from_millis(400);
 /// Turns that streams have after the connection's end to read what had arrived.
 const LAST_TURNS: usize = 1024;
+
+type Stray = BoxFuture<'static, Result<RecvStream, StreamError>>;
 
 type Accept = BoxFuture<'static, Result<(SendStream, RecvStream), StreamError>>;
 
@@ -38,6 +41,9 @@ pub struct Driver {
     shared: Arc<Shared>,
     streams: FuturesUnordered<StreamTask>,
     accept: Option<Accept>,
+    /// A unidirectional stream of the other side, should there be one. It is
+    /// looked at when it wakes, not at each turn.
+    stray: FuturesUnordered<Stray>,
     closed: BoxFuture<'static, Closed>,
     phase: Phase,
 }
@@ -45,7 +51,10 @@ pub struct Driver {
 impl Driver {
     pub(crate) fn new(connection: Connection, shared: Arc<Shared>) -> Self {
         let (closing, draining) = (connection.clone(), connection.clone());
+        let strays = connection.clone();
+        let stray: Stray = Box::pin(async move { strays.accept_uni().await });
         Self {
+            stray: FuturesUnordered::from_iter([stray]),
             accept: Some(accept(connection.clone())),
             connection,
             shared,
@@ -65,6 +74,15 @@ impl Driver {
                 }
                 Poll::Ready(Err(_)) => self.accept = None,
             }
+        }
+    }
+
+    /// Nobody would ever read it, and what nobody reads fills the connection's
+    /// window. A transport that has none answers with an error.
+    fn refuse_stray(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Some(Ok(_))) = self.stray.poll_next_unpin(cx) {
+            self.connection
+                .close(PROTOCOL_ERROR, "the call protocol has no unidirectional streams");
         }
     }
 
@@ -126,6 +144,7 @@ impl Future for Driver {
             this.streams.clear();
             return Poll::Ready(());
         }
+        this.refuse_stray(cx);
         this.accept_streams(cx);
         this.run_streams(cx);
         this.advance(cx)

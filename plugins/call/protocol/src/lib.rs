@@ -41,6 +41,10 @@ pub use pending::Subscription;
 /// The protocol's ALPN.
 pub const ALPN: &str = "alknet/call";
 
+/// The code that a connection is closed with when the other side does what the
+/// protocol has no place for: a stream that no answer can come back on.
+pub const PROTOCOL_ERROR: u64 = 7;
+
 /// Codes that streams are reset with.
 pub mod reset {
     /// The stream is no longer wanted.
