@@ -11,21 +11,19 @@ use quinn::crypto::rustls::QuicServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::EndpointError;
-use super::admission::Verdict;
-use super::config::EndpointConfig;
-use super::dispatch::{Arrival, Dispatcher};
+use super::admission::Origin;
+use super::attempt::{Arrived, Attempt, Door, accept};
+use super::config::{EndpointConfig, RECEIVE_WINDOW};
+use super::dispatch::Dispatcher;
 use super::key::NodeKey;
-use super::quic::{self, QuicConnection, StreamLimits};
-use super::tls;
+use super::transport::{QuicConnection, StreamLimits};
+use super::{quic, tls};
 
 /// Attempts that quinn may hold before the accept loop has looked at them, and
 /// the bytes that they may hold. quinn's own defaults suit a machine that does
 /// nothing else.
 const MAX_INCOMING: usize = 1_024;
 const MAX_INCOMING_BYTES: u64 = 8 << 20;
-/// Bytes that a connection's streams may hold together before a handler reads
-/// them. One stream alone may hold 1.25 MB.
-const RECEIVE_WINDOW: u32 = 16 << 20;
 
 /// Everything that the sockets of one node have in common. Retry tokens and
 /// stateless resets hold on every shard, since all share the keys.
@@ -66,94 +64,72 @@ impl QuicSetup {
     /// Takes connections until the node closes. A failed handshake is counted
     /// and forgotten.
     pub(super) async fn accept(self, endpoint: quinn::Endpoint, node: Arc<Dispatcher>) {
-        loop {
-            let incoming = tokio::select! {
-                biased;
-                () = node.closing().cancelled() => return,
-                incoming = endpoint.accept() => incoming,
+        let door = QuicDoor { quinn: endpoint, streams: self.streams };
+        accept(door, node, self.handshake_timeout).await;
+    }
+}
+
+struct QuicDoor {
+    quinn: quinn::Endpoint,
+    streams: StreamLimits,
+}
+
+impl Door for QuicDoor {
+    type Attempt = Knocking;
+
+    async fn next(&self) -> Option<Knocking> {
+        Some(Knocking { quinn: self.quinn.accept().await?, streams: self.streams })
+    }
+}
+
+/// An attempt that the node has not answered yet.
+struct Knocking {
+    quinn: quinn::Incoming,
+    streams: StreamLimits,
+}
+
+impl Attempt for Knocking {
+    fn origin(&self) -> Origin {
+        Origin::Address(self.quinn.remote_address().ip())
+    }
+
+    fn is_validated(&self) -> bool {
+        self.quinn.remote_address_validated()
+    }
+
+    async fn handshake(self, node: Arc<Dispatcher>) -> Result<Arrived, String> {
+        let connecting = self.quinn.accept().map_err(|error| error.to_string())?;
+        let connection = connecting.await.map_err(|error| error.to_string())?;
+        Ok(Box::new(move || {
+            let address = connection.remote_address();
+            let info = ConnectionInfo {
+                id: node.next_id(),
+                source: Source::Quic,
+                alpn: quic::alpn(&connection).unwrap_or_default(),
+                remote_addr: Some(address),
+                peer_key: quic::peer_key(&connection).map(|key| key.0),
             };
-            let Some(incoming) = incoming else { return };
-            if node.is_draining() {
-                incoming.refuse();
-                continue;
-            }
-            let address = incoming.remote_address().ip();
-            let validated = incoming.remote_address_validated();
-            let verdict = node.admission.lock().knock(node.now(), address, validated);
-            match verdict {
-                Verdict::Accept => {
-                    let half_open = HalfOpen(node.clone());
-                    let (limit, streams) = (self.handshake_timeout, self.streams);
-                    tokio::spawn(async move {
-                        let done = tokio::time::timeout(limit, handshake(incoming)).await;
-                        let node = half_open.over();
-                        match done {
-                            Ok(Ok(connection)) => arrive(&node, connection, streams),
-                            Ok(Err(error)) => failed(&error.to_string()),
-                            Err(_) => failed("not complete in time"),
-                        }
-                    });
-                }
-                // An address that is not validated may always be asked to.
-                Verdict::Retry => drop(incoming.retry()),
-                Verdict::Refuse(refusal) => {
-                    metrics::counter!(
-                        "alknet_connections_refused_total", "limit" => refusal.text()
-                    )
-                    .increment(1);
-                    incoming.refuse();
-                }
-            }
-        }
+            let origin = Origin::Address(address.ip());
+            QuicConnection::arrive(&node, connection, info, origin, self.streams);
+        }))
     }
-}
 
-/// A handshake's place among those under way, given back when dropped.
-struct HalfOpen(Arc<Dispatcher>);
-
-impl HalfOpen {
-    fn over(self) -> Arc<Dispatcher> {
-        self.0.clone()
+    fn retry(self) {
+        // An address that is not validated may always be asked to.
+        let _always_possible = self.quinn.retry();
     }
-}
 
-impl Drop for HalfOpen {
-    fn drop(&mut self) {
-        self.0.admission.lock().handshake_over();
+    fn refuse(self) {
+        self.quinn.refuse();
     }
-}
-
-async fn handshake(incoming: quinn::Incoming) -> Result<quinn::Connection, quinn::ConnectionError> {
-    incoming.accept()?.await
-}
-
-fn failed(reason: &str) {
-    metrics::counter!("alknet_handshakes_failed_total").increment(1);
-    tracing::debug!(reason, "handshake failed");
-}
-
-fn arrive(node: &Arc<Dispatcher>, connection: quinn::Connection, limits: StreamLimits) {
-    let info = ConnectionInfo {
-        id: node.next_id(),
-        source: Source::Quic,
-        alpn: quic::alpn(&connection).unwrap_or_default(),
-        remote_addr: Some(connection.remote_address()),
-        peer_key: quic::peer_key(&connection).map(|key| key.0),
-    };
-    let streams = Arc::default();
-    let connection =
-        QuicConnection::new(connection, info, node.drain(), Arc::clone(&streams)).growing(limits);
-    let connection = Arc::new(connection);
-    let deliveries = connection.deliveries();
-    node.dispatch(Arrival { connection, streams, deliveries });
 }
 
 fn transport(config: &EndpointConfig) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     let limits = StreamLimits::of(config).first();
     transport
-        .max_concurrent_bidi_streams(limits.bidirectional)
-        .max_concurrent_uni_streams(limits.unidirectional)
+        .max_concurrent_bidi_streams(limits.bidirectional.into())
+        .max_concurrent_uni_streams(limits.unidirectional.into())
         // quinn has no such limit unless told, and a handler need not read.
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         // A file cannot ask for more than QUIC can express.

@@ -1,17 +1,24 @@
 //! Admission: who may begin a handshake, and who may stay.
 //!
-//! Pure code: addresses and time are passed in, verdicts come out. Limits count
+//! Pure code: origins and time are passed in, verdicts come out. Limits count
 //! by *prefix* (an IPv4 address, an IPv6 /64), because that is what one sender
 //! controls. A datagram's source can be forged until the sender has answered a
 //! Retry, so an unvalidated address spends at most half of its prefix's tokens
 //! and holds none of its places: a forger can cost a prefix a round trip, and
 //! never its access.
+//!
+//! Every decision takes the same short time, however many senders there are:
+//! what is remembered of them is bounded, and the least of it makes room.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+mod senders;
+
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use self::senders::{Sender, Senders};
+use super::key::PublicKey;
 
 /// The limits. All can change while the node runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,15 +59,32 @@ impl Default for AdmissionLimits {
     }
 }
 
-/// What to do with somebody who knocks.
+/// Handshakes that one prefix may have under way while clients must prove their
+/// address: few need more, and no handful of senders can take up all there are.
+const HALF_OPEN_PER_PREFIX: u32 = 8;
+
+/// Where somebody comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Begin the handshake; [`Admission::handshake_over`] must follow.
-    Accept,
-    /// Have the sender prove its address first.
+pub enum Origin {
+    /// An address of its own.
+    Address(IpAddr),
+    /// Through a relay, which has checked that the sender holds this key.
+    Relayed(PublicKey),
+}
+
+impl From<IpAddr> for Origin {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// Why somebody who knocks does not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turned {
+    /// The sender must prove its address first.
     Retry,
-    /// Turn it away.
-    Refuse(Refusal),
+    /// It is turned away.
+    Refused(Refusal),
 }
 
 /// Which limit turned somebody away.
@@ -92,42 +116,25 @@ impl Refusal {
     }
 }
 
+/// A handshake under way. It goes back with [`Admission::handshake_over`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Handshake {
+    /// Whose it is, where the address was proven.
+    of: Option<Sender>,
+}
+
+/// A connection's place. It goes back with [`Admission::leave`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Stay(Sender);
+
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Prefixes remembered at most. Beyond it a stranger must prove its address, so
-/// that forged sources cannot fill the memory.
-const REMEMBERED: usize = 16_384;
-
-struct Prefix {
-    tokens: f64,
-    refilled: Duration,
-    concurrent: u32,
-    failures: u32,
-    /// Start of the minute that `failures` counts.
-    failing_since: Duration,
-    refused_until: Duration,
-}
-
-impl Prefix {
-    fn refill(&mut self, now: Duration, limits: &AdmissionLimits) {
-        let passed = now.saturating_sub(self.refilled).as_secs_f64();
-        let burst = f64::from(limits.burst_per_prefix);
-        self.tokens = (self.tokens + passed * limits.rate_per_prefix).min(burst);
-        self.refilled = now;
-    }
-
-    fn forgettable(&self, now: Duration, limits: &AdmissionLimits) -> bool {
-        self.concurrent == 0
-            && self.refused_until <= now
-            && self.failing_since + MINUTE <= now
-            && self.tokens >= f64::from(limits.burst_per_prefix) - 1.0
-    }
-}
 
 /// The counts behind the limits.
 pub struct Admission {
     limits: AdmissionLimits,
-    prefixes: HashMap<IpAddr, Prefix>,
+    senders: Senders,
     half_open: u32,
     concurrent: u32,
 }
@@ -135,7 +142,7 @@ pub struct Admission {
 impl Admission {
     /// Nobody is here yet.
     pub fn new(limits: AdmissionLimits) -> Self {
-        Self { limits, prefixes: HashMap::new(), half_open: 0, concurrent: 0 }
+        Self { limits, senders: Senders::default(), half_open: 0, concurrent: 0 }
     }
 
     /// Changes the limits from the next decision on.
@@ -143,234 +150,103 @@ impl Admission {
         self.limits = limits;
     }
 
+    /// Handshakes under way.
+    pub fn half_open(&self) -> u32 {
+        self.half_open
+    }
+
     /// Somebody knocks. `validated` says whether the address is proven.
-    pub fn knock(&mut self, now: Duration, address: IpAddr, validated: bool) -> Verdict {
-        use Verdict::{Accept, Refuse, Retry};
-        if self.half_open >= self.limits.half_open_refuse {
-            return Refuse(Refusal::HalfOpen);
-        }
-        if self.concurrent >= self.limits.concurrent {
-            return Refuse(Refusal::NodeFull);
-        }
-        if !validated && self.half_open >= self.limits.half_open_retry {
-            return Retry;
-        }
-        let key = prefix_of(address);
-        if self.prefixes.len() >= REMEMBERED && !self.prefixes.contains_key(&key) {
-            self.forget(now);
-            if self.prefixes.len() >= REMEMBERED {
-                return if validated { Refuse(Refusal::NodeFull) } else { Retry };
-            }
-        }
+    ///
+    /// # Errors
+    /// What is in its way. On success [`Admission::handshake_over`] must follow.
+    pub fn knock(
+        &mut self,
+        now: Duration,
+        origin: Origin,
+        validated: bool,
+    ) -> Result<Handshake, Turned> {
+        use Turned::{Refused, Retry};
         let limits = &self.limits;
-        let prefix = self.prefixes.entry(key).or_insert_with(|| Prefix {
-            tokens: f64::from(limits.burst_per_prefix),
-            refilled: now,
-            concurrent: 0,
-            failures: 0,
-            failing_since: now,
-            refused_until: Duration::ZERO,
-        });
-        prefix.refill(now, limits);
-        if prefix.refused_until > now {
-            return Refuse(Refusal::FailedAuthentications);
+        if self.half_open >= limits.half_open_refuse {
+            return Err(Refused(Refusal::HalfOpen));
         }
-        if prefix.concurrent >= limits.concurrent_per_prefix {
-            return Refuse(Refusal::PrefixFull);
+        if self.concurrent >= limits.concurrent {
+            return Err(Refused(Refusal::NodeFull));
+        }
+        let pressed = self.half_open >= limits.half_open_retry;
+        if pressed && !validated {
+            return Err(Retry);
+        }
+        let sender = self.senders.of(origin);
+        // Without a place left for strangers, a stranger must be a real one.
+        let record = self.senders.record(sender, validated, now, limits).ok_or(Retry)?;
+        record.refill(now, limits);
+        record.proven |= validated;
+        if record.refused_until > now {
+            return Err(Refused(Refusal::FailedAuthentications));
+        }
+        if record.concurrent >= limits.concurrent_per_prefix {
+            return Err(Refused(Refusal::PrefixFull));
+        }
+        if pressed && record.half_open >= HALF_OPEN_PER_PREFIX {
+            return Err(Refused(Refusal::HalfOpen));
         }
         let kept = if validated { 0.0 } else { f64::from(limits.burst_per_prefix) / 2.0 };
-        if prefix.tokens - 1.0 < kept {
-            return if validated { Refuse(Refusal::Rate) } else { Retry };
+        if record.tokens - 1.0 < kept {
+            return Err(if validated { Refused(Refusal::Rate) } else { Retry });
         }
-        prefix.tokens -= 1.0;
+        record.tokens -= 1.0;
         self.half_open += 1;
-        Accept
+        if validated {
+            self.senders.hold(sender, now, limits, |record| record.half_open += 1);
+        }
+        Ok(Handshake { of: validated.then_some(sender) })
     }
 
     /// A handshake that was accepted has ended, whichever way.
-    pub fn handshake_over(&mut self) {
+    pub fn handshake_over(&mut self, now: Duration, handshake: Handshake) {
         self.half_open = self.half_open.saturating_sub(1);
+        if let Some(sender) = handshake.of {
+            self.senders.release(sender, now, &self.limits, |record| {
+                record.half_open = record.half_open.saturating_sub(1);
+            });
+        }
     }
 
     /// A completed handshake asks to stay; completion has proven its address.
     ///
     /// # Errors
     /// The limit in its way. On success [`Admission::leave`] must follow.
-    pub fn stay(&mut self, now: Duration, address: IpAddr) -> Result<(), Refusal> {
+    pub fn stay(&mut self, now: Duration, origin: Origin) -> Result<Stay, Refusal> {
         if self.concurrent >= self.limits.concurrent {
             return Err(Refusal::NodeFull);
         }
-        let burst = f64::from(self.limits.burst_per_prefix);
-        let prefix = self.prefixes.entry(prefix_of(address)).or_insert(Prefix {
-            tokens: burst,
-            refilled: now,
-            concurrent: 0,
-            failures: 0,
-            failing_since: now,
-            refused_until: Duration::ZERO,
-        });
-        if prefix.concurrent >= self.limits.concurrent_per_prefix {
+        let sender = self.senders.of(origin);
+        let places = self.limits.concurrent_per_prefix;
+        if self.senders.get(sender).is_some_and(|record| record.concurrent >= places) {
             return Err(Refusal::PrefixFull);
         }
-        prefix.concurrent += 1;
+        self.senders.hold(sender, now, &self.limits, |record| record.concurrent += 1);
         self.concurrent += 1;
-        Ok(())
+        Ok(Stay(sender))
     }
 
     /// A connection that stayed has ended.
-    pub fn leave(&mut self, address: IpAddr) {
+    pub fn leave(&mut self, now: Duration, Stay(sender): Stay) {
         self.concurrent = self.concurrent.saturating_sub(1);
-        if let Some(prefix) = self.prefixes.get_mut(&prefix_of(address)) {
-            prefix.concurrent = prefix.concurrent.saturating_sub(1);
-        }
-    }
-
-    /// A peer of this address presented a credential that is none.
-    pub fn authentication_failed(&mut self, now: Duration, address: IpAddr) {
-        let Some(prefix) = self.prefixes.get_mut(&prefix_of(address)) else { return };
-        if prefix.failing_since + MINUTE <= now {
-            prefix.failing_since = now;
-            prefix.failures = 0;
-        }
-        prefix.failures += 1;
-        if prefix.failures >= self.limits.failed_authentications {
-            prefix.refused_until = now + self.limits.refusal;
-            prefix.failures = 0;
-        }
-    }
-
-    fn forget(&mut self, now: Duration) {
-        let limits = &self.limits;
-        self.prefixes.retain(|_, prefix| {
-            prefix.refill(now, limits);
-            !prefix.forgettable(now, limits)
+        self.senders.release(sender, now, &self.limits, |record| {
+            record.concurrent = record.concurrent.saturating_sub(1);
         });
     }
-}
 
-/// What one sender controls: an IPv4 address, or an IPv6 /64.
-fn prefix_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    /// A peer of this origin presented a credential that is none.
+    pub fn authentication_failed(&mut self, now: Duration, origin: Origin) {
+        let sender = self.senders.of(origin);
+        let limits = &self.limits;
+        let Some(record) = self.senders.record(sender, true, now, limits) else { return };
+        record.count_failure(now, limits);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Verdict::{Accept, Refuse, Retry};
-    use super::*;
-
-    const T0: Duration = Duration::from_secs(1000);
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn k53_defaults_are_as_written() {
-        let limits = AdmissionLimits::default();
-        assert_eq!((limits.rate_per_prefix, limits.burst_per_prefix), (20.0, 50));
-        assert_eq!((limits.concurrent_per_prefix, limits.concurrent), (100, 10_000));
-        assert_eq!(limits.failed_authentications, 5);
-    }
-
-    #[test]
-    fn k53_a_prefix_spends_its_burst_and_refills_at_its_rate() {
-        let mut admission = Admission::new(AdmissionLimits::default());
-        let one = ip("192.0.2.1");
-        for _ in 0..50 {
-            assert_eq!(admission.knock(T0, one, true), Accept);
-        }
-        assert_eq!(admission.knock(T0, one, true), Refuse(Refusal::Rate));
-        assert_eq!(admission.knock(T0, ip("192.0.2.2"), true), Accept);
-        let later = T0 + Duration::from_millis(100);
-        assert_eq!(admission.knock(later, one, true), Accept);
-        assert_eq!(admission.knock(later, one, true), Accept);
-        assert_eq!(admission.knock(later, one, true), Refuse(Refusal::Rate));
-    }
-
-    #[test]
-    fn k53_forged_sources_leave_half_of_a_bucket_and_every_place() {
-        let mut admission = Admission::new(AdmissionLimits::default());
-        let victim = ip("2001:db8::1");
-        for _ in 0..25 {
-            assert_eq!(admission.knock(T0, ip("2001:db8::bad"), false), Accept);
-            admission.handshake_over();
-        }
-        for _ in 0..1000 {
-            assert_eq!(admission.knock(T0, ip("2001:db8::bad"), false), Retry);
-        }
-        assert_eq!(admission.knock(T0, victim, true), Accept);
-        assert_eq!(admission.stay(T0, victim), Ok(()));
-    }
-
-    #[test]
-    fn k53_concurrent_limits_refuse_at_their_value_and_recover() {
-        let limits = AdmissionLimits {
-            concurrent_per_prefix: 2,
-            concurrent: 3,
-            ..AdmissionLimits::default()
-        };
-        let mut admission = Admission::new(limits);
-        let (one, two) = (ip("192.0.2.1"), ip("192.0.2.2"));
-        assert_eq!(admission.stay(T0, one), Ok(()));
-        assert_eq!(admission.stay(T0, one), Ok(()));
-        assert_eq!(admission.stay(T0, one), Err(Refusal::PrefixFull));
-        assert_eq!(admission.knock(T0, one, true), Refuse(Refusal::PrefixFull));
-        assert_eq!(admission.stay(T0, two), Ok(()));
-        assert_eq!(admission.stay(T0, two), Err(Refusal::NodeFull));
-        assert_eq!(admission.knock(T0, two, true), Refuse(Refusal::NodeFull));
-        admission.leave(one);
-        assert_eq!(admission.stay(T0, one), Ok(()));
-    }
-
-    #[test]
-    fn k53_half_open_handshakes_get_retry_then_refusal() {
-        let limits =
-            AdmissionLimits { half_open_retry: 1, half_open_refuse: 2, ..Default::default() };
-        let mut admission = Admission::new(limits);
-        let one = ip("192.0.2.1");
-        assert_eq!(admission.knock(T0, one, false), Accept);
-        assert_eq!(admission.knock(T0, one, false), Retry);
-        assert_eq!(admission.knock(T0, one, true), Accept);
-        assert_eq!(admission.knock(T0, one, true), Refuse(Refusal::HalfOpen));
-        admission.handshake_over();
-        assert_eq!(admission.knock(T0, one, true), Accept);
-    }
-
-    #[test]
-    fn k53_failed_authentications_cost_a_minute() {
-        let mut admission = Admission::new(AdmissionLimits::default());
-        let one = ip("192.0.2.1");
-        assert_eq!(admission.knock(T0, one, true), Accept);
-        for _ in 0..4 {
-            admission.authentication_failed(T0, one);
-        }
-        assert_eq!(admission.knock(T0, one, true), Accept);
-        admission.authentication_failed(T0, one);
-        assert_eq!(admission.knock(T0, one, true), Refuse(Refusal::FailedAuthentications));
-        let almost = T0 + MINUTE - Duration::from_millis(1);
-        assert_eq!(admission.knock(almost, one, true), Refuse(Refusal::FailedAuthentications));
-        assert_eq!(admission.knock(T0 + MINUTE, one, true), Accept);
-    }
-
-    #[test]
-    fn memory_is_bounded_against_forged_sources() {
-        let mut admission = Admission::new(AdmissionLimits {
-            half_open_retry: u32::MAX,
-            half_open_refuse: u32::MAX,
-            ..Default::default()
-        });
-        for n in 0..REMEMBERED as u128 + 1000 {
-            let source = IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 64));
-            // Two tokens gone, so that the entry is worth remembering.
-            admission.knock(T0, source, false);
-            admission.knock(T0, source, false);
-        }
-        assert_eq!(admission.prefixes.len(), REMEMBERED);
-        assert_eq!(admission.knock(T0, ip("192.0.2.1"), false), Retry);
-        assert_eq!(admission.knock(T0 + MINUTE, ip("192.0.2.1"), false), Accept);
-        assert_eq!(admission.prefixes.len(), 1);
-    }
-}
+mod tests;

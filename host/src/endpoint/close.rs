@@ -1,6 +1,8 @@
 //! Close codes: what a peer learns when the node ends its connection.
 
-use alknet_plugin_api::HandlerError;
+use std::io::ErrorKind;
+
+use alknet_plugin_api::{Closed, HandlerError};
 
 /// Declares the codes once: as an enum, as text for logs, and as documentation.
 macro_rules! close_codes {
@@ -51,11 +53,19 @@ impl CloseCode {
         self as u64
     }
 
+    /// What those learn who wait for the end of a connection that closes with it.
+    pub(super) fn closed(self) -> Closed {
+        Closed { code: Some(self.code()), reason: self.text().to_owned() }
+    }
+
     /// The code for what a handler returned.
     pub fn of(result: &Result<(), HandlerError>) -> Self {
         match result {
             Ok(()) | Err(HandlerError::ConnectionClosed) => Self::Done,
             Err(HandlerError::AuthRequired) => Self::AuthRequired,
+            Err(HandlerError::StreamError(error)) if error.kind() == ErrorKind::InvalidData => {
+                Self::ProtocolError
+            }
             Err(HandlerError::Internal(error)) if is_crash(&**error) => Self::Crashed,
             Err(_) => Self::HandlerError,
         }
@@ -90,6 +100,13 @@ mod tests {
         assert_eq!(of(Box::new(crash())), CloseCode::Crashed);
         assert_eq!(of(Box::new(Wrapped(crash()))), CloseCode::Crashed);
         assert_eq!(of("plain".into()), CloseCode::HandlerError);
+    }
+
+    #[test]
+    fn bad_data_is_the_peers_fault_and_other_stream_errors_the_handlers() {
+        assert_eq!(CloseCode::of(&Err(HandlerError::protocol("no"))), CloseCode::ProtocolError);
+        let timeout = HandlerError::from(alknet_plugin_api::StreamError::Timeout);
+        assert_eq!(CloseCode::of(&Err(timeout)), CloseCode::HandlerError);
     }
 
     #[test]

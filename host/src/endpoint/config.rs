@@ -7,11 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::AdmissionLimits;
 
+/// Bytes that a connection's streams may hold together before a handler reads
+/// them. One stream alone may hold 1.25 MB.
+pub(super) const RECEIVE_WINDOW: u32 = 16 << 20;
+
 /// `[endpoint.quic]`: where to listen, and within which limits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EndpointConfig {
-    /// UDP addresses to listen on. Default `[::]:4433`, both address families.
+    /// UDP addresses to listen on; none where other sources do. Default
+    /// `[::]:4433`, both address families.
     pub bind: Vec<SocketAddr>,
     /// How connections are spread over threads.
     pub runtime: RuntimeShape,
@@ -54,6 +59,43 @@ impl EndpointConfig {
     pub fn on(address: SocketAddr) -> Self {
         Self { bind: vec![address], ..Self::default() }
     }
+}
+
+/// `[endpoint.iroh]`: peers that are dialled by key, through relays where there
+/// is no other way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IrohConfig {
+    /// UDP addresses to listen on, at most one of each family; empty means every
+    /// address of both, on ports that the system chooses.
+    pub listen: Vec<SocketAddr>,
+    /// Through which relays the node can be reached.
+    pub relay: Relay,
+    /// Who is told where the node is, and asked where others are. By default
+    /// nobody: keys and addresses are told to no third party unasked.
+    pub lookup: Vec<Lookup>,
+}
+
+/// Relays, which carry packets, all encrypted, between peers that find no
+/// straight way to each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Relay {
+    /// None.
+    #[default]
+    Disabled,
+    /// Those that number 0, who write iroh, offer to everybody.
+    N0,
+    /// These, by URL.
+    Own(Vec<String>),
+}
+
+/// Services that know where a key can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lookup {
+    /// Number 0's, by pkarr over HTTPS and by DNS: the node's relay is published
+    /// there, signed by its key, and others are looked up.
+    N0,
 }
 
 /// How connections are spread over threads; `docs/adr/0003-runtime-shape.md`

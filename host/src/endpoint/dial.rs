@@ -9,10 +9,9 @@ use alknet_plugin_api::{Connection, ConnectionInfo, Source};
 use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicClientConfig;
 
-use super::drain::Drain;
 use super::key::{NodeKey, PublicKey};
-use super::quic::{self, QuicConnection};
-use super::tls;
+use super::transport::QuicConnection;
+use super::{quic, tls};
 
 /// Dials nodes, with a key of its own or anonymously. One dialer keeps the
 /// resumption tickets of all its peers, each under that peer's key.
@@ -130,8 +129,7 @@ impl Dialer {
             remote_addr: Some(connection.remote_address()),
             peer_key: quic::peer_key(&connection).map(|key| key.0),
         };
-        let backend = QuicConnection::new(connection, info, Drain::never(), Arc::default());
-        Ok(Connection::new(Arc::new(backend)))
+        Ok(Connection::new(Arc::new(QuicConnection::dialled(connection, info))))
     }
 
     fn endpoint(&self, address: SocketAddr) -> Result<quinn::Endpoint, DialError> {

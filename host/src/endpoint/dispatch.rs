@@ -1,6 +1,6 @@
 //! From a proven connection to its handler, whatever carried it.
 //!
-//! Every source ends here: quinn today, and further transports behind the same
+//! Every source ends here: quinn, iroh, and further transports behind the same
 //! traits. A handler runs in a task of its own, and whatever becomes of it, an
 //! error, a panic, a trap or the end of the drain time, becomes one close code
 //! and costs that connection alone.
@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::admission::Admission;
+use super::admission::{Admission, Handshake, Origin, Refusal, Stay, Turned};
 use super::close::CloseCode;
 use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::key::PublicKey;
-use super::table::{ConnectionTable, Entry, Route, RouteTable};
+use super::table::{ConnectionTable, Entry, Peer, Route, RouteTable};
 
 /// How long a handler may go on after its connection has ended, to put its
 /// things in order, before it is dropped.
@@ -45,6 +45,8 @@ pub trait PeerResolver: Send + Sync + 'static {
 pub struct Arrival {
     /// The transport. Its info names the ALPN, the proven key and the address.
     pub connection: Arc<dyn ConnectionBackend>,
+    /// Whom it counts for; `None` is not limited.
+    pub origin: Option<Origin>,
     /// Streams opened on it so far; the source counts.
     pub streams: Arc<AtomicU64>,
     /// Finished streams that may not have arrived yet; the source keeps them.
@@ -86,6 +88,11 @@ impl Dispatcher {
         self.started.elapsed()
     }
 
+    /// The ALPNs served, in order of preference.
+    pub(super) fn alpns(&self) -> impl Iterator<Item = &str> {
+        self.routes.alpns()
+    }
+
     /// A new connection's number.
     pub fn next_id(&self) -> u64 {
         self.table.next_id()
@@ -117,23 +124,44 @@ impl Dispatcher {
         self.handlers.wait().await;
     }
 
+    /// Somebody knocks at a source. `validated` says whether the source knows
+    /// that the sender is where it claims to be; TCP always does.
+    ///
+    /// # Errors
+    /// What the source has to do instead of a handshake. It is counted already.
+    pub fn knock(self: &Arc<Self>, origin: Origin, validated: bool) -> Result<HalfOpen, Turned> {
+        let knocked = self.admission.lock().knock(self.now(), origin, validated);
+        match &knocked {
+            Ok(_) => {}
+            Err(Turned::Retry) => metrics::counter!("alknet_retries_sent_total").increment(1),
+            Err(Turned::Refused(refusal)) => refused(*refusal),
+        }
+        knocked.map(|handshake| HalfOpen { node: self.clone(), handshake: Some(handshake) })
+    }
+
+    /// Counts a handshake that came to nothing.
+    pub fn handshake_failed(&self, reason: &str) {
+        metrics::counter!("alknet_handshakes_failed_total").increment(1);
+        tracing::debug!(reason, "handshake failed");
+    }
+
     /// Hands a connection to its handler, in a task on the current runtime.
     ///
     /// A connection that arrives while the node drains is closed.
     pub fn dispatch(self: &Arc<Self>, arrival: Arrival) {
-        let Arrival { connection, streams, deliveries } = arrival;
-        let address = connection.info().remote_addr.map(|address| address.ip());
+        let Arrival { connection, origin, streams, deliveries } = arrival;
         if self.is_draining() {
             return close(&*connection, CloseCode::ShuttingDown);
         }
-        if let Some(address) = address
-            && let Err(refusal) = self.admission.lock().stay(self.now(), address)
-        {
-            metrics::counter!("alknet_connections_refused_total", "limit" => refusal.text())
-                .increment(1);
-            return close(&*connection, CloseCode::RateLimited);
-        }
-        let place = Place { node: self.clone(), address };
+        let stay = match origin.map(|origin| self.admission.lock().stay(self.now(), origin)) {
+            Some(Err(refusal)) => {
+                refused(refusal);
+                return close(&*connection, CloseCode::RateLimited);
+            }
+            Some(Ok(stay)) => Some(stay),
+            None => None,
+        };
+        let place = Place { node: self.clone(), stay };
         let node = self.clone();
         let span = tracing::info_span!(
             "connection",
@@ -142,17 +170,13 @@ impl Dispatcher {
             alpn = %connection.info().alpn,
             plugin = tracing::field::Empty,
         );
-        let task = async move { node.serve(connection, streams, deliveries, place).await };
+        let arrival = Arrival { connection, origin, streams, deliveries };
+        let task = async move { node.serve(arrival, place).await };
         self.handlers.spawn(task.instrument(span));
     }
 
-    async fn serve(
-        self: &Arc<Self>,
-        connection: Arc<dyn ConnectionBackend>,
-        streams: Arc<AtomicU64>,
-        deliveries: Arc<Deliveries>,
-        place: Place,
-    ) {
+    async fn serve(self: &Arc<Self>, arrival: Arrival, place: Place) {
+        let Arrival { connection, origin, streams, deliveries } = arrival;
         let info = connection.info().clone();
         let Some(Route { plugin, handler: Some(handler) }) = self.routes.get(&info.alpn).cloned()
         else {
@@ -160,8 +184,19 @@ impl Dispatcher {
             return close(&*connection, CloseCode::NotAvailable);
         };
         tracing::Span::current().record("plugin", &*plugin);
+        let peer = Arc::<Peer>::default();
+        let entry = Entry {
+            backend: connection.clone(),
+            plugin: plugin.clone(),
+            streams,
+            since: SystemTime::now(),
+            origin,
+            peer: peer.clone(),
+        };
+        let present = Present::enter(self, info.id, entry, place);
         let fingerprint = info.peer_key.map(|key| PublicKey(key).fingerprint());
-        let identity = fingerprint.as_deref().and_then(|f| self.resolver.resolve_fingerprint(f));
+        let identity =
+            peer.meet(|| fingerprint.as_deref().and_then(|f| self.resolver.resolve_fingerprint(f)));
         let auth = AuthContext::new(
             identity,
             info.alpn.clone(),
@@ -169,20 +204,13 @@ impl Dispatcher {
             fingerprint,
             info.source,
         );
-        let entry = Entry {
-            backend: connection.clone(),
-            plugin: plugin.clone(),
-            streams,
-            since: SystemTime::now(),
-        };
-        let present = Present::enter(self, info.id, entry, place);
         tracing::debug!(peer = auth.peer_fingerprint(), "connection opened");
 
-        // The call itself may panic, so it stands inside what is caught.
         let handle = Connection::new(connection.clone());
+        // The call itself may panic, so it stands inside what is caught.
+        let mut handling = async move { handler.handle(handle, auth).await }.boxed();
         let run = async {
-            let handling = async move { handler.handle(handle, auth).await };
-            let result = AssertUnwindSafe(handling).catch_unwind().await;
+            let result = AssertUnwindSafe(&mut handling).catch_unwind().await;
             let code = self.outcome(&plugin, result);
             if code == CloseCode::Done {
                 tokio::select! {
@@ -209,6 +237,12 @@ impl Dispatcher {
                 CloseCode::Done
             }
         };
+        // A handler that is dropped runs its destructors, which may panic too.
+        let dropped = std::panic::catch_unwind(AssertUnwindSafe(move || drop(handling)));
+        let code = match dropped {
+            Ok(()) => code,
+            Err(panic) => self.outcome(&plugin, Err(panic)),
+        };
         close(&*connection, code);
         metrics::counter!(
             "alknet_connections_total",
@@ -216,6 +250,12 @@ impl Dispatcher {
         )
         .increment(1);
         tracing::debug!(outcome = code.text(), "connection closed");
+    }
+
+    /// Looks every connection's proven key up again; see
+    /// [`Endpoint::close_removed`](super::Endpoint::close_removed).
+    pub fn close_removed(&self) -> usize {
+        self.table.close_removed(|fingerprint| self.resolver.resolve_fingerprint(fingerprint))
     }
 
     fn outcome(
@@ -240,16 +280,34 @@ impl Dispatcher {
     }
 }
 
+/// A handshake's place among those under way, given back when dropped.
+pub struct HalfOpen {
+    node: Arc<Dispatcher>,
+    handshake: Option<Handshake>,
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        if let Some(handshake) = self.handshake.take() {
+            self.node.admission.lock().handshake_over(self.node.now(), handshake);
+        }
+    }
+}
+
+fn refused(refusal: Refusal) {
+    metrics::counter!("alknet_connections_refused_total", "limit" => refusal.text()).increment(1);
+}
+
 /// A connection's place within the admission limits, given back when dropped.
 struct Place {
     node: Arc<Dispatcher>,
-    address: Option<std::net::IpAddr>,
+    stay: Option<Stay>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(address) = self.address {
-            self.node.admission.lock().leave(address);
+        if let Some(stay) = self.stay.take() {
+            self.node.admission.lock().leave(self.node.now(), stay);
         }
     }
 }

@@ -44,6 +44,12 @@ impl NodeKey {
         self.public
     }
 
+    /// The seed, for a library that derives the same key from it.
+    #[cfg(feature = "iroh")]
+    pub(super) fn seed(&self) -> &[u8; 32] {
+        &self.seed
+    }
+
     /// The private key in PKCS#8, as TLS libraries take it.
     pub(crate) fn pkcs8(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new([&PKCS8_PREFIX[..], &self.seed[..]].concat())

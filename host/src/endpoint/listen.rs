@@ -27,6 +27,10 @@ pub struct Endpoint {
     key: PublicKey,
     addresses: Vec<SocketAddr>,
     quinn: Vec<quinn::Endpoint>,
+    #[cfg(feature = "iroh")]
+    iroh: Option<super::iroh::Listener>,
+    /// What further sources take over.
+    config: EndpointConfig,
     /// Ends the shards' threads.
     stopped: CancellationToken,
     shards: Mutex<Vec<JoinHandle<()>>>,
@@ -36,7 +40,7 @@ impl Endpoint {
     /// The default drain time.
     pub const DRAIN: Duration = Duration::from_secs(2);
 
-    /// Listens on every address of `config`, or on none.
+    /// Listens on every address of `config`, or on none where one fails.
     ///
     /// # Errors
     /// [`EndpointError`]; [`EndpointError::Bind`] when an address is taken.
@@ -53,9 +57,6 @@ impl Endpoint {
         let alpns: Vec<_> = routes.alpns().map(|alpn| alpn.as_bytes().to_vec()).collect();
         if alpns.is_empty() {
             return Err(EndpointError::NoRoutes);
-        }
-        if config.bind.is_empty() {
-            return Err(EndpointError::NoAddress);
         }
         let setup = QuicSetup::new(&config, key, alpns)?;
         let admission = Admission::new(config.admission.clone());
@@ -76,6 +77,9 @@ impl Endpoint {
             key: key.public(),
             addresses,
             quinn: Vec::new(),
+            #[cfg(feature = "iroh")]
+            iroh: None,
+            config,
             stopped: CancellationToken::new(),
             shards: Mutex::default(),
         };
@@ -87,7 +91,9 @@ impl Endpoint {
             };
             endpoint.quinn.extend(started);
         }
-        tracing::info!(addresses = ?endpoint.addresses, key = %endpoint.key, "listening");
+        if !endpoint.addresses.is_empty() {
+            tracing::info!(addresses = ?endpoint.addresses, key = %endpoint.key, "listening");
+        }
         Ok(endpoint)
     }
 
@@ -115,7 +121,37 @@ impl Endpoint {
         Ok(started)
     }
 
+    /// Listens for iroh's peers too, with the same handlers, key and limits.
+    ///
+    /// # Errors
+    /// [`EndpointError::Iroh`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[cfg(feature = "iroh")]
+    pub async fn listen_iroh(
+        &mut self,
+        iroh: &super::config::IrohConfig,
+        key: &NodeKey,
+    ) -> Result<(), EndpointError> {
+        let listener = super::iroh::Listener::bind(iroh, &self.config, key, &self.node).await?;
+        let addresses = listener.addresses();
+        tracing::info!(?addresses, relay = ?iroh.relay, "listening for iroh");
+        self.addresses.extend(addresses);
+        self.iroh = Some(listener);
+        Ok(())
+    }
+
+    /// The relay by which iroh's peers reach the node, once it has found one.
+    #[cfg(feature = "iroh")]
+    pub fn relay(&self) -> Option<String> {
+        self.iroh.as_ref()?.relay()
+    }
+
     /// The first address listened on, with the port that the system chose.
+    ///
+    /// # Panics
+    /// Where no source listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.addresses[0]
     }
@@ -135,6 +171,14 @@ impl Endpoint {
         &self.node.table
     }
 
+    /// Looks the proven key of every connection up again, and closes with
+    /// [`CloseCode::PeerRemoved`] those whose peer is removed, disabled or
+    /// another one now. Call it once the resolver answers by the new peers; says
+    /// how many it closed. A stranger's connections are left alone.
+    pub fn close_removed(&self) -> usize {
+        self.node.close_removed()
+    }
+
     /// Where further sources hand their connections in.
     pub fn dispatcher(&self) -> &Arc<Dispatcher> {
         &self.node
@@ -145,9 +189,16 @@ impl Endpoint {
         self.node.admission.lock().set_limits(limits);
     }
 
-    /// Counts a failed authentication against an address's prefix.
-    pub fn authentication_failed(&self, address: std::net::IpAddr) {
-        self.node.admission.lock().authentication_failed(self.node.now(), address);
+    /// Handshakes under way.
+    pub fn handshakes(&self) -> u32 {
+        self.node.admission.lock().half_open()
+    }
+
+    /// Counts a failed authentication against a connection's prefix.
+    pub fn authentication_failed(&self, connection: u64) {
+        if let Some(origin) = self.node.table.origin(connection) {
+            self.node.admission.lock().authentication_failed(self.node.now(), origin);
+        }
     }
 
     /// Refuses new connections, tells every handler to finish, waits for them at
@@ -167,6 +218,10 @@ impl Endpoint {
         let farewell = async {
             for quinn in &self.quinn {
                 quinn.wait_idle().await;
+            }
+            #[cfg(feature = "iroh")]
+            if let Some(iroh) = &self.iroh {
+                iroh.close().await;
             }
         };
         let _sent_all_that_mattered = tokio::time::timeout(FAREWELL, farewell).await;

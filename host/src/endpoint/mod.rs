@@ -1,6 +1,6 @@
 //! The endpoint: from packets to handlers.
 //!
-//! A *source* (quinn on UDP sockets; others have their place beside it) takes a
+//! A *source* (quinn on UDP sockets, iroh; others have their place beside them) takes a
 //! peer through admission and the handshake and wraps the result in the
 //! transport traits of the plugin API. From there all sources are one: the
 //! [`Dispatcher`](dispatch::Dispatcher) finds the handler of the ALPN, resolves
@@ -21,6 +21,8 @@
 #[cfg(feature = "quinn")]
 mod accept;
 pub mod admission;
+#[cfg(any(feature = "quinn", feature = "iroh"))]
+mod attempt;
 mod close;
 mod config;
 pub mod delivery;
@@ -28,6 +30,8 @@ pub mod delivery;
 mod dial;
 pub mod dispatch;
 mod drain;
+#[cfg(feature = "iroh")]
+mod iroh;
 mod key;
 #[cfg(feature = "quinn")]
 mod listen;
@@ -35,9 +39,13 @@ mod listen;
 mod quic;
 mod table;
 pub mod tls;
+#[cfg(any(feature = "quinn", feature = "iroh"))]
+mod transport;
 
+#[cfg(feature = "iroh")]
+pub use self::iroh::{IrohDialError, IrohDialer, IrohError};
 pub use close::{CloseCode, Crash};
-pub use config::{EndpointConfig, RuntimeShape};
+pub use config::{EndpointConfig, IrohConfig, Lookup, Relay, RuntimeShape};
 #[cfg(feature = "quinn")]
 pub use dial::{DialError, Dialer};
 pub use dispatch::PeerResolver;
@@ -62,15 +70,16 @@ pub enum EndpointError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// There is nothing to listen on.
-    #[error("`bind` is empty; name at least one address, such as \"[::]:4433\"")]
-    NoAddress,
     /// There is nothing to serve.
     #[error("no plugin serves an ALPN; enable one that does")]
     NoRoutes,
     /// The TLS configuration does not stand.
     #[error("cannot set TLS up: {0}")]
     Tls(#[from] rustls::Error),
+    /// iroh's endpoint does not stand.
+    #[cfg(feature = "iroh")]
+    #[error(transparent)]
+    Iroh(#[from] IrohError),
     /// A shard's thread or runtime could not start.
     #[error("cannot start a shard: {0}; check the process's limits on threads and files")]
     Shard(#[source] std::io::Error),

@@ -1,17 +1,19 @@
 //! The two tables of an endpoint: routes, frozen before the first accept, and
 //! connections, which come and go.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use alknet_plugin_api::backend::ConnectionBackend;
-use alknet_plugin_api::{DynHandler, Source};
+use alknet_plugin_api::{DynHandler, Identity, Source};
 use indexmap::IndexMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
+use tokio::sync::watch;
 
+use super::admission::Origin;
 use super::close::CloseCode;
 use super::key::PublicKey;
 
@@ -119,9 +121,40 @@ pub(super) struct Entry {
     pub(super) plugin: Arc<str>,
     pub(super) streams: Arc<AtomicU64>,
     pub(super) since: SystemTime,
+    pub(super) origin: Option<Origin>,
+    pub(super) peer: Arc<Peer>,
+}
+
+/// The peer that a connection's proven key stood for when it was last looked up.
+#[derive(Default)]
+pub(super) struct Peer(Mutex<Option<String>>);
+
+impl Peer {
+    /// Looks the peer up for the first time. The lock is held meanwhile, so that
+    /// whoever changes the peers and then looks at every connection sees either
+    /// what this found, or that it has not begun and will find the change.
+    pub(super) fn meet(&self, resolve: impl FnOnce() -> Option<Identity>) -> Option<Identity> {
+        let mut known = self.0.lock();
+        let identity = resolve();
+        *known = identity.as_ref().map(|identity| identity.id.clone());
+        identity
+    }
+
+    /// Looks it up again. Whether it was somebody, and is not that any more.
+    fn is_gone(&self, resolve: impl FnOnce() -> Option<Identity>) -> bool {
+        let mut known = self.0.lock();
+        let now = resolve().map(|identity| identity.id);
+        let gone = known.is_some() && *known != now;
+        *known = now;
+        gone
+    }
 }
 
 impl Entry {
+    fn fingerprint(&self) -> Option<String> {
+        self.backend.info().peer_key.map(|key| PublicKey(key).fingerprint())
+    }
+
     fn record(&self) -> ConnectionRecord {
         let info = self.backend.info();
         let stats = self.backend.stats();
@@ -130,7 +163,7 @@ impl Entry {
             id: info.id,
             source: info.source,
             address: info.remote_addr,
-            peer: info.peer_key.map(|key| PublicKey(key).fingerprint()),
+            peer: self.fingerprint(),
             alpn: info.alpn.clone(),
             plugin: self.plugin.to_string(),
             since_unix_ms: self.since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis),
@@ -148,6 +181,7 @@ impl Entry {
 pub struct ConnectionTable {
     entries: RwLock<IndexMap<u64, Entry>>,
     last_id: AtomicU64,
+    count: watch::Sender<usize>,
 }
 
 impl ConnectionTable {
@@ -157,17 +191,25 @@ impl ConnectionTable {
     }
 
     pub(super) fn insert(&self, id: u64, entry: Entry) {
-        self.entries.write().insert(id, entry);
+        let mut entries = self.entries.write();
+        entries.insert(id, entry);
+        self.count.send_replace(entries.len());
     }
 
     pub(super) fn remove(&self, id: u64) {
-        self.entries.write().swap_remove(&id);
+        let mut entries = self.entries.write();
+        entries.swap_remove(&id);
+        self.count.send_replace(entries.len());
     }
 
-    /// Where a connection's peer is.
-    pub fn address(&self, id: u64) -> Option<IpAddr> {
-        let entries = self.entries.read();
-        entries.get(&id)?.backend.info().remote_addr.map(|address| address.ip())
+    /// How many there are, now and after every change.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// Whom a connection counts for.
+    pub(super) fn origin(&self, id: u64) -> Option<Origin> {
+        self.entries.read().get(&id)?.origin
     }
 
     /// How many there are.
@@ -189,9 +231,22 @@ impl ConnectionTable {
 
     /// Closes the connections that `which` picks, and says how many.
     pub fn close_where(&self, code: CloseCode, which: impl Fn(&ConnectionRecord) -> bool) -> usize {
+        self.close_entries(code, |entry| which(&entry.record()))
+    }
+
+    /// Looks every proven key up again, and closes with
+    /// [`CloseCode::PeerRemoved`] what was a peer's connection and is not that
+    /// peer's any more. Strangers stay strangers. Says how many it closed.
+    pub(super) fn close_removed(&self, resolve: impl Fn(&str) -> Option<Identity>) -> usize {
+        self.close_entries(CloseCode::PeerRemoved, |entry| {
+            entry.peer.is_gone(|| entry.fingerprint().and_then(|known| resolve(&known)))
+        })
+    }
+
+    fn close_entries(&self, code: CloseCode, which: impl Fn(&Entry) -> bool) -> usize {
         let picked: Vec<_> = {
             let entries = self.entries.read();
-            let picked = entries.values().filter(|entry| which(&entry.record()));
+            let picked = entries.values().filter(|entry| which(entry));
             picked.map(|entry| entry.backend.clone()).collect()
         };
         for backend in &picked {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,9 +12,14 @@ use alknet_plugin_api::{
     AuthContext, Connection, DatagramError, HandlerError, Identity, ProtocolHandler, StreamError,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::*;
+
+mod hostile;
+#[cfg(feature = "iroh")]
+mod iroh;
 
 /// A code that takes all of QUIC's 62 bits but one.
 const STOPPED: u64 = (1 << 62) - 3;
@@ -24,6 +31,16 @@ const PARTING: usize = 1 << 20;
 struct Behaviour {
     finished: Arc<AtomicUsize>,
     entered: Arc<Notify>,
+    go: Arc<Notify>,
+}
+
+/// A guest of a handler that does not leave quietly.
+struct Sore;
+
+impl Drop for Sore {
+    fn drop(&mut self) {
+        panic!("a destructor's bug");
+    }
 }
 
 impl ProtocolHandler for Behaviour {
@@ -53,6 +70,29 @@ impl ProtocolHandler for Behaviour {
             }
             "t/done" => Ok(()),
             "t/error" => Err(HandlerError::internal("no")),
+            "t/protocol" => Err(HandlerError::protocol("no")),
+            "t/sore" => {
+                let _sore = Sore;
+                std::future::pending().await
+            }
+            "t/leave-told" => {
+                let (mut send, _recv) = connection.accept_bi().await?;
+                self.entered.notify_one();
+                self.go.notified().await;
+                send.write_all(&vec![b'x'; PARTING]).await?;
+                send.finish()?;
+                self.finished.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+            "t/watched" => {
+                let (watched, finished) = (connection.clone(), self.finished.clone());
+                tokio::spawn(async move {
+                    let code = watched.closed().await.code;
+                    finished.store(code.unwrap_or(u64::MAX) as usize, Ordering::SeqCst);
+                    drop(finished);
+                });
+                std::future::pending().await
+            }
             "t/auth" => Err(HandlerError::AuthRequired),
             "t/panic" => panic!("a handler's bug"),
             "t/trap" => Err(HandlerError::Internal(Box::new(Crash("trap".into())))),
@@ -118,16 +158,37 @@ impl ProtocolHandler for Behaviour {
     }
 }
 
-struct Peers;
+/// The peers of a node, by fingerprint. They can change.
+#[derive(Default)]
+struct Peers(Mutex<HashMap<String, String>>);
+
+impl Peers {
+    fn alice() -> Arc<Self> {
+        let peers = Arc::<Self>::default();
+        peers.name(&NodeKey::from_seed([2; 32]), Some("alice"));
+        peers
+    }
+
+    fn name(&self, key: &NodeKey, id: Option<&str>) {
+        let fingerprint = key.public().fingerprint();
+        match id {
+            Some(id) => self.0.lock().insert(fingerprint, id.to_owned()),
+            None => self.0.lock().remove(&fingerprint),
+        };
+    }
+}
+
 impl PeerResolver for Peers {
     fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity> {
-        (fingerprint == NodeKey::from_seed([2; 32]).public().fingerprint())
-            .then(|| Identity { id: "alice".into(), ..Identity::default() })
+        let id = self.0.lock().get(fingerprint)?.clone();
+        Some(Identity { id, ..Identity::default() })
     }
 }
 
 struct Node {
     endpoint: Endpoint,
+    peers: Arc<Peers>,
+    go: Arc<Notify>,
     finished: Arc<AtomicUsize>,
     entered: Arc<Notify>,
 }
@@ -139,18 +200,41 @@ fn node_shaped(runtime: RuntimeShape) -> Node {
 
 fn node_of(config: EndpointConfig) -> Node {
     let (finished, entered) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
-    let handler = Arc::new(Behaviour { finished: finished.clone(), entered: entered.clone() });
+    let go = Arc::<Notify>::default();
+    let handler = Arc::new(Behaviour {
+        finished: finished.clone(),
+        entered: entered.clone(),
+        go: go.clone(),
+    });
     let mut routes = RouteTable::new();
     for name in [
-        "echo", "who", "done", "error", "auth", "panic", "trap", "drain", "stay", "dropped",
-        "codes", "datagram", "leave", "hold", "stops",
+        "echo",
+        "who",
+        "done",
+        "error",
+        "auth",
+        "panic",
+        "trap",
+        "drain",
+        "stay",
+        "dropped",
+        "codes",
+        "datagram",
+        "leave",
+        "leave-told",
+        "hold",
+        "stops",
+        "protocol",
+        "sore",
+        "watched",
     ] {
         routes.add(&format!("t/{name}"), "test", Some(handler.clone())).unwrap();
     }
     routes.add("t/absent", "absent", None).unwrap();
     let key = NodeKey::from_seed([1; 32]);
-    let endpoint = Endpoint::bind(config, &key, routes, Arc::new(Peers)).unwrap();
-    Node { endpoint, finished, entered }
+    let peers = Peers::alice();
+    let endpoint = Endpoint::bind(config, &key, routes, peers.clone()).unwrap();
+    Node { endpoint, peers, go, finished, entered }
 }
 
 fn node() -> Node {
@@ -211,6 +295,7 @@ async fn k05_k06_each_end_of_a_handler_has_its_code_and_harms_nobody() {
         ("t/panic", 5),
         ("t/trap", 5),
         ("t/absent", 6),
+        ("t/protocol", 7),
     ] {
         let connection = node.dial_with(&dialer, alpn).await.unwrap();
         assert_eq!(connection.closed().await.code, Some(code), "{alpn}");
@@ -219,6 +304,37 @@ async fn k05_k06_each_end_of_a_handler_has_its_code_and_harms_nobody() {
     let closed = node.endpoint.table().close_where(CloseCode::PeerRemoved, |_| true);
     assert_eq!(closed, 1);
     assert_eq!(bystander.closed().await.code, Some(8));
+}
+
+#[tokio::test]
+async fn k06_k51_connections_of_a_removed_peer_close_with_8_and_no_others() {
+    let node = node();
+    let (alice, bob, stranger) = [2, 3, 4].map(|seed| NodeKey::from_seed([seed; 32])).into();
+    node.peers.name(&bob, Some("bob"));
+    let mut dialled = Vec::new();
+    for key in [&alice, &bob, &stranger] {
+        let dialer = Dialer::new(Some(key)).unwrap();
+        let connection = node.dial_with(&dialer, "t/echo").await.unwrap();
+        echo(&connection).await;
+        dialled.push((connection, dialer));
+    }
+    assert_eq!(node.endpoint.close_removed(), 0, "nobody is gone");
+    node.peers.name(&alice, None);
+    assert_eq!(node.endpoint.close_removed(), 1);
+    assert_eq!(dialled[0].0.closed().await.code, Some(8));
+    for (connection, _) in &dialled[1..] {
+        echo(connection).await;
+    }
+    // Who becomes a peer while connected can be removed like any other, and who
+    // has become another peer is not the one that connected.
+    node.peers.name(&stranger, Some("carol"));
+    assert_eq!(node.endpoint.close_removed(), 0);
+    node.peers.name(&stranger, None);
+    node.peers.name(&bob, Some("robert"));
+    assert_eq!(node.endpoint.close_removed(), 2);
+    for (connection, _) in &dialled[1..] {
+        assert_eq!(connection.closed().await.code, Some(8));
+    }
 }
 
 #[tokio::test]
@@ -281,7 +397,10 @@ async fn k09_k22_k32_the_server_sees_the_clients_key_and_one_identity() {
 #[tokio::test]
 async fn k10_a_dropped_send_half_is_reset() {
     let (node, dialer) = (node(), anonymous());
-    let connection = node.dial_with(&dialer, "t/dropped").await.unwrap();
+    drops_are_resets(&node.dial_with(&dialer, "t/dropped").await.unwrap()).await;
+}
+
+async fn drops_are_resets(connection: &Connection) {
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     send.write_all(b"?").await.unwrap();
     let error = recv.read_to_end(64).await.unwrap_err();
@@ -293,13 +412,16 @@ async fn what_a_handler_finished_arrives_although_it_returned_at_once() {
     for shape in [RuntimeShape::Shared, RuntimeShape::Shards(1)] {
         let (node, dialer) = (node_shaped(shape), anonymous());
         for _ in 0..8 {
-            let connection = node.dial_with(&dialer, "t/leave").await.unwrap();
-            let (mut send, mut recv) = connection.open_bi().await.unwrap();
-            send.write_all(b"?").await.unwrap();
-            assert_eq!(recv.read_to_end(2 * PARTING).await.unwrap().len(), PARTING);
-            assert_eq!(connection.closed().await.code, Some(0));
+            leaves_what_it_finished(&node.dial_with(&dialer, "t/leave").await.unwrap()).await;
         }
     }
+}
+
+async fn leaves_what_it_finished(connection: &Connection) {
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(b"?").await.unwrap();
+    assert_eq!(recv.read_to_end(2 * PARTING).await.unwrap().len(), PARTING);
+    assert_eq!(connection.closed().await.code, Some(0));
 }
 
 #[tokio::test]
@@ -319,7 +441,10 @@ async fn a_connection_grows_to_as_many_streams_as_are_configured() {
 #[tokio::test]
 async fn k11_codes_arrive_unchanged_both_ways() {
     let (node, dialer) = (node(), anonymous());
-    let connection = node.dial_with(&dialer, "t/codes").await.unwrap();
+    resets_are_returned(&node.dial_with(&dialer, "t/codes").await.unwrap()).await;
+}
+
+async fn resets_are_returned(connection: &Connection) {
     let code = (1 << 62) - 2;
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     send.write_all(b"?").await.unwrap();
@@ -331,7 +456,10 @@ async fn k11_codes_arrive_unchanged_both_ways() {
 #[tokio::test]
 async fn k11_stop_codes_arrive_unchanged_both_ways() {
     let (node, dialer) = (node(), anonymous());
-    let connection = node.dial_with(&dialer, "t/stops").await.unwrap();
+    stops_are_returned(&node.dial_with(&dialer, "t/stops").await.unwrap()).await;
+}
+
+async fn stops_are_returned(connection: &Connection) {
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     send.write_all(b"?").await.unwrap();
     assert_eq!(send.stopped().await.unwrap(), Some(STOPPED));
@@ -353,7 +481,10 @@ async fn a_local_close_is_told_with_its_code() {
 #[tokio::test]
 async fn k12_datagrams_arrive_and_an_oversize_one_names_the_maximum() {
     let (node, dialer) = (node(), anonymous());
-    let connection = node.dial_with(&dialer, "t/datagram").await.unwrap();
+    datagrams_are_returned(&node.dial_with(&dialer, "t/datagram").await.unwrap()).await;
+}
+
+async fn datagrams_are_returned(connection: &Connection) {
     connection.send_datagram(Bytes::from_static(b"ping")).unwrap();
     assert_eq!(connection.read_datagram().await.unwrap(), "ping");
     let error = connection.send_datagram(vec![0; 70_000].into()).unwrap_err();
@@ -394,6 +525,37 @@ async fn k18_a_handler_beyond_the_drain_is_closed_with_3() {
 }
 
 #[tokio::test]
+async fn k05_k06_a_panic_of_a_dropped_handler_is_a_crash() {
+    let (node, dialer) = (node(), anonymous());
+    let sore = node.dial_with(&dialer, "t/sore").await.unwrap();
+    node.entered.notified().await;
+    let quiet = node.dial_with(&dialer, "t/stay").await.unwrap();
+    node.entered.notified().await;
+    node.endpoint.shutdown(Duration::ZERO).await;
+    assert_eq!(sore.closed().await.code, Some(5));
+    assert_eq!(quiet.closed().await.code, Some(3));
+    assert!(node.endpoint.table().is_empty());
+}
+
+#[tokio::test]
+async fn who_watches_a_connection_learns_that_the_endpoint_closed_it() {
+    let (node, dialer) = (node(), anonymous());
+    let connection = node.dial_with(&dialer, "t/watched").await.unwrap();
+    node.entered.notified().await;
+    let Node { endpoint, finished, .. } = node;
+    // Nothing waits here: the sockets close over the handlers' heads.
+    drop(endpoint);
+    assert_eq!(connection.closed().await.code, Some(3));
+    let told = async {
+        while Arc::strong_count(&finished) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
+    assert_eq!(finished.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
 async fn k19_an_idle_node_stops_at_once() {
     let node = node();
     let began = Instant::now();
@@ -418,31 +580,82 @@ async fn k23_anothers_public_key_without_its_private_key_is_refused() {
 
 /// A client whose process has stopped answers nothing and says no goodbye.
 #[tokio::test]
-async fn a_peer_that_goes_silent_is_dropped_in_time() {
+async fn k55_a_peer_that_goes_silent_is_dropped_in_time() {
     let node = node_of(EndpointConfig {
         idle_timeout: Duration::from_millis(400),
         keep_alive: Duration::from_millis(100),
         ..EndpointConfig::on("127.0.0.1:0".parse().unwrap())
     });
-    let (address, key) = (node.endpoint.local_addr(), node.endpoint.key());
-    let client = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let dial = async { anonymous().dial(address, key, "t/hold").await.unwrap() };
-        let connection = runtime.block_on(dial);
-        // Nothing drives it from here on.
-        (runtime, connection)
-    });
-    let (runtime, connection) = client.await.unwrap();
+    let frozen = Frozen::after(&node, "t/hold", async |_| {}).await;
     node.entered.notified().await;
     assert_eq!(node.endpoint.table().len(), 1);
-    let gone = async {
-        while !node.endpoint.table().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("it is still there");
-    std::mem::forget(connection);
-    runtime.shutdown_background();
+    node.emptied().await;
+    frozen.discard();
+}
+
+/// The node has answered and finished; the client is not there to confirm it.
+#[tokio::test]
+async fn a_client_that_vanishes_during_delivery_is_not_waited_for() {
+    let node = node();
+    let received = node.entered.clone();
+    let frozen = Frozen::after(&node, "t/leave-told", async move |connection| {
+        let (mut send, _recv) = connection.open_bi().await.unwrap();
+        send.write_all(b"?").await.unwrap();
+        // Once at the handler's beginning, once for what was written.
+        received.notified().await;
+        received.notified().await;
+    })
+    .await;
+    node.go.notify_one();
+    // Long before its idle time, which is 30 s.
+    node.emptied().await;
+    assert_eq!(node.finished.load(Ordering::SeqCst), 1, "the handler had finished");
+    frozen.discard();
+    node.endpoint.shutdown(Duration::from_secs(5)).await;
+}
+
+/// A client whose process has stopped: nothing drives its socket any more.
+struct Frozen {
+    runtime: tokio::runtime::Runtime,
+    connection: Connection,
+    dialer: Dialer,
+}
+
+impl Frozen {
+    /// Dials, does `first`, and stops.
+    async fn after<F>(node: &Node, alpn: &'static str, first: F) -> Self
+    where
+        F: AsyncFnOnce(&Connection) + Send + 'static,
+    {
+        let (address, key) = (node.endpoint.local_addr(), node.endpoint.key());
+        let client = tokio::task::spawn_blocking(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let dialer = anonymous();
+            let connection = runtime.block_on(async {
+                let connection = dialer.dial(address, key, alpn).await.unwrap();
+                first(&connection).await;
+                connection
+            });
+            Self { runtime, connection, dialer }
+        });
+        client.await.unwrap()
+    }
+
+    /// Goes without a goodbye.
+    fn discard(self) {
+        std::mem::forget((self.connection, self.dialer));
+        self.runtime.shutdown_background();
+    }
+}
+
+impl Node {
+    /// Waits until no connection is left.
+    async fn emptied(&self) {
+        let mut count = self.endpoint.table().count();
+        let empty = tokio::time::timeout(Duration::from_secs(5), count.wait_for(|n| *n == 0));
+        assert!(matches!(empty.await, Ok(Ok(_))), "connections are still there");
+    }
 }
 
 #[tokio::test]
@@ -460,14 +673,6 @@ async fn k26_a_mismatched_or_unpinned_raw_key_is_refused() {
     assert!(dialer.dial_name(address, other, "localhost", "t/echo").await.is_err());
 }
 
-#[test]
-fn k31_neither_side_does_0_rtt() {
-    let key = NodeKey::from_seed([1; 32]);
-    let server = tls::server_config(&key, vec![b"t/echo".to_vec()]).unwrap();
-    assert_eq!(server.max_early_data_size, 0);
-    assert!(!tls::client_config(None).unwrap().enable_early_data);
-}
-
 #[tokio::test]
 async fn an_address_that_is_taken_is_an_error_in_either_shape() {
     let node = node_shaped(RuntimeShape::Shards(2));
@@ -476,7 +681,7 @@ async fn an_address_that_is_taken_is_an_error_in_either_shape() {
         let mut routes = RouteTable::new();
         routes.add("a", "a", None).unwrap();
         let key = NodeKey::from_seed([1; 32]);
-        let error = Endpoint::bind(config, &key, routes, Arc::new(Peers)).err().unwrap();
+        let error = Endpoint::bind(config, &key, routes, Peers::alice()).err().unwrap();
         assert!(matches!(error, EndpointError::Bind { .. }), "{error}");
     }
 }
