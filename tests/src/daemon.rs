@@ -427,7 +427,7 @@ impl Daemon {
     /// A client of the call protocol.
     pub async fn client(&self) -> Client {
         let (connection, dialer) = self.connect(alknet_call_protocol::ALPN).await;
-        let (calls, driver) = CallClient::spawn_dispatch(connection, Options::new(Arc::new(Tokio)));
+        let (calls, driver) = CallClient::spawn_dispatch(connection, Options::new(Tokio::shared()));
         tokio::spawn(driver);
         Client { calls, _dialer: dialer }
     }
@@ -490,6 +490,13 @@ impl Client {
 
 /// Tokio's timers.
 pub struct Tokio;
+
+impl Tokio {
+    /// As clients of the call protocol want them.
+    pub fn shared() -> Arc<dyn Timer> {
+        Arc::new(Self)
+    }
+}
 
 impl Timer for Tokio {
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {

@@ -62,7 +62,7 @@ impl Assembled {
     /// # Errors
     /// A key that cannot be read, an address that is not to be had, or signals
     /// that cannot be listened for.
-    pub fn start(self) -> Result<Node, StartError> {
+    pub async fn start(self) -> Result<Node, StartError> {
         let started = Instant::now();
         // Before anybody is told that the node serves, and may send one.
         let interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
@@ -71,13 +71,22 @@ impl Assembled {
         let seed =
             read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
         let key = NodeKey::from_seed(*seed);
-        let quic = config.quic.as_ref().ok_or(StartError::NoEndpoint)?;
-        let endpoint = Endpoint::bind(
-            endpoint_config(quic, &self.deployment.access.limits_under(&config.limits)),
+        if config.quic.is_none() && config.iroh.is_none() {
+            return Err(StartError::NoEndpoint);
+        }
+        let limits = self.deployment.access.limits_under(&config.limits);
+        let peers = Arc::new(Peers(self.deployment.policy.clone()));
+        #[cfg_attr(not(feature = "iroh"), allow(unused_mut))]
+        let mut endpoint = Endpoint::bind(
+            endpoint_config(config.quic.as_ref(), &limits),
             &key,
             self.routes(),
-            Arc::new(Peers(self.deployment.policy.clone())),
+            peers,
         )?;
+        #[cfg(feature = "iroh")]
+        if let Some(iroh) = &config.iroh {
+            endpoint.listen_iroh(iroh, &key).await?;
+        }
         let endpoint = Arc::new(endpoint);
         let plugins: Arc<[PluginStatus]> = self.plugins().into();
 
@@ -88,6 +97,7 @@ impl Assembled {
             node_key: node_key.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: shown.local_addrs().to_vec(),
+            relay: relay(&shown),
             uptime_seconds: started.elapsed().as_secs(),
             degraded: seen.iter().any(|plugin| plugin.failure.is_some()),
             plugins: seen.to_vec(),
@@ -99,10 +109,8 @@ impl Assembled {
         let _first = self.status.set(Box::new(tell));
         let struck = Arc::downgrade(&endpoint);
         let _first = self.strikes.set(Box::new(move |connection| {
-            if let Some(endpoint) = struck.upgrade()
-                && let Some(address) = endpoint.table().address(connection)
-            {
-                endpoint.authentication_failed(address);
+            if let Some(endpoint) = struck.upgrade() {
+                endpoint.authentication_failed(connection);
             }
         }));
         tokio::spawn(async {
@@ -144,7 +152,31 @@ impl Assembled {
     }
 }
 
-fn endpoint_config(quic: &Quic, limits: &AccessLimits) -> EndpointConfig {
+/// The relay by which the node is reached.
+fn relay(endpoint: &Endpoint) -> Option<String> {
+    #[cfg(feature = "iroh")]
+    return endpoint.relay();
+    #[cfg(not(feature = "iroh"))]
+    {
+        let _ = endpoint;
+        None
+    }
+}
+
+fn endpoint_config(quic: Option<&Quic>, limits: &AccessLimits) -> EndpointConfig {
+    let admission = AdmissionLimits {
+        rate_per_prefix: f64::from(limits.new_per_second),
+        burst_per_prefix: limits.new_burst,
+        concurrent_per_prefix: limits.connections_per_prefix,
+        concurrent: limits.connections,
+        failed_authentications: limits.failures_per_minute,
+        refusal: limits.refusal,
+        half_open_retry: limits.half_open_retry,
+        half_open_refuse: limits.half_open_refuse,
+    };
+    let Some(quic) = quic else {
+        return EndpointConfig { bind: Vec::new(), admission, ..EndpointConfig::default() };
+    };
     EndpointConfig {
         bind: quic.listen.clone(),
         handshake_timeout: quic.handshake_timeout,
@@ -152,16 +184,7 @@ fn endpoint_config(quic: &Quic, limits: &AccessLimits) -> EndpointConfig {
         keep_alive: quic.keep_alive,
         max_bidirectional_streams: quic.bidirectional_streams,
         max_unidirectional_streams: quic.unidirectional_streams,
-        admission: AdmissionLimits {
-            rate_per_prefix: f64::from(limits.new_per_second),
-            burst_per_prefix: limits.new_burst,
-            concurrent_per_prefix: limits.connections_per_prefix,
-            concurrent: limits.connections,
-            failed_authentications: limits.failures_per_minute,
-            refusal: limits.refusal,
-            half_open_retry: limits.half_open_retry,
-            half_open_refuse: limits.half_open_refuse,
-        },
+        admission,
         runtime: match quic.shards {
             0 => RuntimeShape::Shared,
             shards => RuntimeShape::Shards(shards as usize),

@@ -11,7 +11,8 @@ use futures_util::{FutureExt, StreamExt, TryFutureExt};
 
 use super::failure::{Exit, Failure};
 use super::target::Target;
-use crate::endpoint::{Dialer, NodeKey, PublicKey};
+use crate::config::{KeyAddress, NodeAddress, Reach};
+use crate::endpoint::{Dialer, IrohConfig, NodeKey, PublicKey};
 
 /// A node to which calls can be made.
 ///
@@ -36,17 +37,50 @@ pub trait Caller: Send + Sync {
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
+/// What a connection came by, and what ends it in good order.
+pub enum Way {
+    /// QUIC to an address.
+    Quic(Dialer),
+    /// iroh to a key.
+    #[cfg(feature = "iroh")]
+    Iroh(crate::endpoint::IrohDialer),
+}
+
+impl Way {
+    /// Waits until what has been closed is closed on the wire too.
+    pub async fn wait_idle(&self) {
+        match self {
+            Self::Quic(dialer) => dialer.wait_idle().await,
+            #[cfg(feature = "iroh")]
+            Self::Iroh(dialer) => dialer.close().await,
+        }
+    }
+}
+
 /// Connects to a node with an ALPN, proving the client's key and checking the
-/// node's. The dialer that comes with it ends the connection in good order.
+/// node's.
 ///
 /// # Errors
 /// The node cannot be reached, is another one, or does not serve the ALPN.
-pub async fn connect(target: &Target, alpn: &str) -> Result<(Connection, Dialer), Failure> {
-    let address = &target.address;
-    let unavailable = |what: String| Failure::new(Exit::Unavailable, what);
+pub async fn connect(target: &Target, alpn: &str) -> Result<(Connection, Way), Failure> {
     let key = target.client_key.as_ref().map(|seed| NodeKey::from_seed(**seed));
-    let dialer = Dialer::new(key.as_ref())
-        .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    match &target.reach {
+        Reach::Address(address) => to_address(address, key.as_ref(), alpn).await,
+        Reach::Key(address) => to_key(address, &target.iroh, key.as_ref(), alpn).await,
+    }
+}
+
+fn unavailable(what: String) -> Failure {
+    Failure::new(Exit::Unavailable, what)
+}
+
+async fn to_address(
+    address: &NodeAddress,
+    key: Option<&NodeKey>,
+    alpn: &str,
+) -> Result<(Connection, Way), Failure> {
+    let dialer =
+        Dialer::new(key).map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
     let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
     let resolved = resolved.map_err(|error| {
         unavailable(format!("cannot find {}: {error}", address.host))
@@ -55,11 +89,57 @@ pub async fn connect(target: &Target, alpn: &str) -> Result<(Connection, Dialer)
     let mut failure = unavailable(format!("{} has no address", address.host));
     for socket in resolved {
         match dialer.dial(socket, PublicKey(address.key.0), alpn).await {
-            Ok(connection) => return Ok((connection, dialer)),
+            Ok(connection) => return Ok((connection, Way::Quic(dialer))),
             Err(error) => failure = unavailable(error.to_string()),
         }
     }
     Err(failure.remedy("check that the node runs (`alknet run`), and its address and key"))
+}
+
+#[cfg(feature = "iroh")]
+async fn to_key(
+    address: &KeyAddress,
+    config: &IrohConfig,
+    key: Option<&NodeKey>,
+    alpn: &str,
+) -> Result<(Connection, Way), Failure> {
+    use crate::endpoint::{IrohDialError, IrohDialer, Relay};
+
+    let mut config = config.clone();
+    // The node's relay is the one that this side can be answered by, too.
+    if let Some(relay) = &address.relay {
+        config.relay = Relay::Own(vec![relay.clone()]);
+    }
+    let failed = |error: IrohDialError| {
+        let failure = unavailable(error.to_string());
+        match error {
+            IrohDialError::Nowhere(_) => failure.remedy(
+                "write alknet://KEY?relay=URL or alknet://KEY@HOST:PORT, add the relay's URL to \
+                 the node's line in `known-nodes`, or `lookup = [\"n0\"]` to `[endpoint.iroh]`",
+            ),
+            _ => failure.remedy("check that the node runs with `[endpoint.iroh]`, and its key"),
+        }
+    };
+    let dialer = IrohDialer::new(key, &config).await.map_err(failed)?;
+    let dialled = dialer.dial(PublicKey(address.key.0), address.relay.as_deref(), &[], alpn);
+    match dialled.await {
+        Ok(connection) => Ok((connection, Way::Iroh(dialer))),
+        Err(error) => {
+            dialer.close().await;
+            Err(failed(error))
+        }
+    }
+}
+
+#[cfg(not(feature = "iroh"))]
+async fn to_key(
+    _: &KeyAddress,
+    _: &IrohConfig,
+    _: Option<&NodeKey>,
+    _: &str,
+) -> Result<(Connection, Way), Failure> {
+    let what = "iroh, which reaches nodes by their keys, is not built into this binary";
+    Err(Failure::new(Exit::Usage, what).remedy("write alknet://KEY@HOST:PORT"))
 }
 
 /// Connects to a node in order to make calls.
@@ -67,11 +147,11 @@ pub async fn connect(target: &Target, alpn: &str) -> Result<(Connection, Dialer)
 /// # Errors
 /// As for [`connect`].
 pub async fn caller(target: &Target) -> Result<Box<dyn Caller>, Failure> {
-    let (connection, dialer) = connect(target, alknet_call_protocol::ALPN).await?;
+    let (connection, way) = connect(target, alknet_call_protocol::ALPN).await?;
     let (calls, driver) =
         CallClient::spawn_dispatch(connection, alknet_call_protocol::Options::new(Arc::new(Tokio)));
     tokio::spawn(driver);
-    Ok(Box::new(QuicCaller { calls, dialer }))
+    Ok(Box::new(ConnectedCaller { calls, way }))
 }
 
 /// Tokio's timers.
@@ -83,12 +163,12 @@ impl Timer for Tokio {
     }
 }
 
-struct QuicCaller {
+struct ConnectedCaller {
     calls: CallConnection,
-    dialer: Dialer,
+    way: Way,
 }
 
-impl Caller for QuicCaller {
+impl Caller for ConnectedCaller {
     fn call(&self, name: &str, input: Json, timeout: Option<Duration>) -> CallFuture {
         let (calls, name) = (self.calls.clone(), name.to_owned());
         let options = CallOptions { timeout, ..CallOptions::default() };
@@ -127,7 +207,7 @@ impl Caller for QuicCaller {
             let _too_late = tokio::time::timeout(Duration::from_millis(500), ping).await;
             self.calls.connection().close(0, "done");
             let _lost =
-                tokio::time::timeout(Duration::from_millis(500), self.dialer.wait_idle()).await;
+                tokio::time::timeout(Duration::from_millis(500), self.way.wait_idle()).await;
         }
         .boxed()
     }

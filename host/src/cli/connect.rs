@@ -17,7 +17,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Join standard input and output to one stream of a node
 #[derive(Debug, Args)]
 pub(super) struct Connect {
-    /// The node: alknet://KEY@HOST:PORT, or a name in `known-nodes`
+    /// The node: alknet://KEY@HOST:PORT, alknet://KEY, or a name in `known-nodes`
     #[arg(value_name = "NODE")]
     address: String,
     /// The protocol to speak, such as alknet/echo
@@ -29,13 +29,13 @@ impl Connect {
     pub(super) fn run(self, global: &Global, _output: &Output) -> Result<(), Failure> {
         let target = target::resolve(&global.directory()?, Some(&self.address))?;
         block_on(async {
-            let (connection, dialer) = connect(&target, &self.alpn).await?;
+            let (connection, way) = connect(&target, &self.alpn).await?;
             let broken =
                 |error: &dyn std::fmt::Display| Failure::new(Exit::Unavailable, error.to_string());
             let (send, recv) = connection.open_bi().await.map_err(|error| broken(&error))?;
             let joined = join(tokio::io::stdin(), tokio::io::stdout(), send, recv).await;
             connection.close(0, "done");
-            let _lost = tokio::time::timeout(FAREWELL, dialer.wait_idle()).await;
+            let _lost = tokio::time::timeout(FAREWELL, way.wait_idle()).await;
             joined.map_err(|error| broken(&error))
         })
     }

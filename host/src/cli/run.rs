@@ -87,7 +87,7 @@ fn serve(
     metrics::init();
     let assembled = everything(directory, mode, runtime.handle())?;
     let result = runtime.block_on(async {
-        let node = assembled.start().map_err(start_failure)?;
+        let node = assembled.start().await.map_err(start_failure)?;
         show(&node, output)?;
         if greet {
             call_itself(directory, &node, output).await?;
@@ -119,6 +119,9 @@ fn show(node: &Node, output: &Output) -> Result<(), Failure> {
     for address in &status.addresses {
         output.line(&format!("listening on alknet://{}@{address}", status.node_key))?;
     }
+    if let Some(relay) = &status.relay {
+        output.line(&format!("reached by alknet://{}?relay={relay}", status.node_key))?;
+    }
     output.line("")?;
     output.table(&table(node.plugins()), &())?;
     for plugin in node.plugins() {
@@ -137,7 +140,7 @@ async fn call_itself(
 ) -> Result<(), Failure> {
     let mut target = target::resolve(directory, None)?;
     // Where the system chose the port, the files do not know it.
-    target.address.port = node.endpoint().local_addr().port();
+    target.set_port(node.endpoint().local_addr().port());
     let says = node.plugins().iter().any(|plugin| plugin.operations.iter().any(|o| o == ECHO));
     let (name, input) = match says {
         true => (ECHO, r#"{"text":"hello, node"}"#),

@@ -56,8 +56,12 @@ fn summary(status: &Value) -> String {
         Some(true) => ", degraded: a plugin is missing",
         _ => "",
     };
+    let relay = match text(&status["relay"]) {
+        relay if relay.is_empty() => relay,
+        relay => format!(" and by relay {relay}"),
+    };
     format!(
-        "alknet {} node {} on {}, up {uptime:?}, {memory} MiB, {} operations{degraded}",
+        "alknet {} node {} on {}{relay}, up {uptime:?}, {memory} MiB, {} operations{degraded}",
         text(&status["version"]),
         text(&status["node_key"]),
         text(&status["addresses"]),
@@ -79,12 +83,13 @@ fn plugins(status: &Value) -> Table {
 }
 
 fn connections(status: &Value) -> Table {
-    let columns = ["id", "peer", "address", "alpn", "plugin", "bytes_received", "bytes_sent"];
-    let mut table = Table::new(["id", "peer", "address", "ALPN", "plugin", "in", "out"]);
+    let columns =
+        ["id", "source", "peer", "address", "alpn", "plugin", "bytes_received", "bytes_sent"];
+    let mut table = Table::new(["id", "source", "peer", "address", "ALPN", "plugin", "in", "out"]);
     for connection in list(status, "connections") {
         let mut row = columns.map(|column| text(&connection[column]));
         if let Some(name) = connection["identity"].as_str() {
-            row[1] = name.to_owned();
+            row[2] = name.to_owned();
         }
         table.row(row.each_ref().map(String::as_str));
     }

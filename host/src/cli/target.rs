@@ -7,34 +7,61 @@ use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use crate::config::{
-    KnownNodes, Mode, NodeAddress, NodeConfig, NodeDirectory, Place, Problems, PublicKey, read_key,
+    KnownNodes, Mode, NodeAddress, NodeConfig, NodeDirectory, Place, Problems, PublicKey, Reach,
+    read_key,
 };
+use crate::endpoint::IrohConfig;
 
 /// A node to talk to.
 pub struct Target {
-    /// Its key and where to reach it.
-    pub address: NodeAddress,
+    /// Its key and how to reach it.
+    pub reach: Reach,
+    /// How nodes are found that are reached by their key.
+    pub iroh: IrohConfig,
     /// The seed of the key by which the command line proves who it is; without
     /// one it is a stranger.
     pub client_key: Option<Zeroizing<[u8; 32]>>,
 }
 
+impl Target {
+    /// The node's port becomes this one.
+    pub(super) fn set_port(&mut self, port: u16) {
+        if let Reach::Address(address) = &mut self.reach {
+            address.port = port;
+        }
+    }
+}
+
 /// The node that `to` means, by the files of `directory`.
 pub(super) fn resolve(directory: &NodeDirectory, to: Option<&str>) -> Result<Target, Failure> {
-    let address = match to {
+    let reach = match to {
         Some(text) if text.contains("://") => text.parse().map_err(|error| {
             Failure::new(Exit::Usage, format!("`{text}` is not a node's address: {error}"))
         })?,
         Some(name) => named(directory, name)?,
         None => local(directory)?,
     };
-    Ok(Target { address, client_key: client_key(directory)? })
+    let iroh = match &reach {
+        Reach::Key(_) => iroh(directory)?,
+        Reach::Address(_) => IrohConfig::default(),
+    };
+    Ok(Target { reach, iroh, client_key: client_key(directory)? })
 }
 
-fn named(directory: &NodeDirectory, name: &str) -> Result<NodeAddress, Failure> {
+/// Relays and lookups as the node's own file has them, if there is one; a command
+/// listens where the system likes.
+fn iroh(directory: &NodeDirectory) -> Result<IrohConfig, Failure> {
+    if !directory.node_config().exists() {
+        return Ok(IrohConfig::default());
+    }
+    let config = NodeConfig::load(&directory.node_config(), Mode::Development)?;
+    Ok(IrohConfig { listen: Vec::new(), ..config.iroh.unwrap_or_default() })
+}
+
+fn named(directory: &NodeDirectory, name: &str) -> Result<Reach, Failure> {
     let known = KnownNodes::load(&directory.known_nodes())?;
-    if let Some(address) = known.get(name) {
-        return Ok(address.clone());
+    if let Some(reach) = known.find(name) {
+        return Ok(reach.clone());
     }
     if name == "local" {
         return local(directory);
@@ -56,10 +83,10 @@ fn named(directory: &NodeDirectory, name: &str) -> Result<NodeAddress, Failure> 
 
 /// The node whose files these are: the one that `known-nodes` calls `local`, or
 /// else where its own configuration says that it listens.
-fn local(directory: &NodeDirectory) -> Result<NodeAddress, Failure> {
+fn local(directory: &NodeDirectory) -> Result<Reach, Failure> {
     let known = KnownNodes::load(&directory.known_nodes())?;
-    if let Some(address) = known.get("local") {
-        return Ok(address.clone());
+    if let Some(reach) = known.find("local") {
+        return Ok(reach.clone());
     }
     if !directory.node_config().exists() {
         let what = format!("there is no node in {}", directory.path().display());
@@ -68,17 +95,19 @@ fn local(directory: &NodeDirectory) -> Result<NodeAddress, Failure> {
     }
     let config = NodeConfig::load(&directory.node_config(), Mode::Development)?;
     let key = read_key(&config.identity_key, config.identity_place()).map_err(Problems::from)?;
-    let listen = config.quic.as_ref().and_then(|quic| quic.listen.first());
+    // A QUIC client reaches iroh's sockets, too.
+    let quic = config.quic.iter().flat_map(|quic| &quic.listen);
+    let listen = quic.chain(config.iroh.iter().flat_map(|iroh| &iroh.listen)).next();
     let Some(listen) = listen.filter(|listen| listen.port() != 0) else {
         let what = "the node's configuration does not say at which port it can be reached";
         return Err(Failure::new(Exit::Config, what)
             .remedy("write a port other than 0 to `listen`, or name the node with `--to`"));
     };
-    Ok(NodeAddress {
+    Ok(Reach::Address(NodeAddress {
         key: PublicKey(SigningKey::from_bytes(&key).verifying_key().to_bytes()),
         host: reachable(listen).to_string(),
         port: listen.port(),
-    })
+    }))
 }
 
 /// Who listens on every address is reached on the loopback one.
@@ -105,7 +134,14 @@ mod tests {
     use crate::config::{develop, write_key};
 
     fn failure(directory: &NodeDirectory, to: Option<&str>) -> Failure {
-        resolve(directory, to).map(|target| target.address).unwrap_err()
+        resolve(directory, to).map(|target| target.reach).unwrap_err()
+    }
+
+    fn address(target: &Target) -> NodeAddress {
+        match &target.reach {
+            Reach::Address(address) => address.clone(),
+            Reach::Key(_) => panic!("{}", target.reach),
+        }
     }
 
     #[test]
@@ -119,12 +155,13 @@ mod tests {
         let listen = "127.0.0.1:4433".parse().unwrap();
         develop(&directory, listen, &[]).unwrap();
         let target = resolve(&directory, None).unwrap();
-        assert_eq!((target.address.host.as_str(), target.address.port), ("127.0.0.1", 4433));
+        let found = address(&target);
+        assert_eq!((found.host.as_str(), found.port), ("127.0.0.1", 4433));
         assert!(target.client_key.is_some());
         let named = resolve(&directory, Some("local")).unwrap();
-        assert_eq!(named.address, target.address);
-        let written = target.address.to_string();
-        assert_eq!(resolve(&directory, Some(&written)).unwrap().address, target.address);
+        assert_eq!(named.reach, target.reach);
+        let written = target.reach.to_string();
+        assert_eq!(resolve(&directory, Some(&written)).unwrap().reach, target.reach);
 
         let unknown = failure(&directory, Some("locla"));
         assert_eq!(unknown.exit(), Exit::Usage);
@@ -147,9 +184,9 @@ mod tests {
         assert_eq!(failure(&directory, None).exit(), Exit::Config, "there is no key yet");
         write_key(&folder.path().join("node.key"), &[7; 32]).unwrap();
         let target = resolve(&directory, None).unwrap();
-        assert_eq!(target.address.host, "::1");
+        assert_eq!(address(&target).host, "::1");
         assert_eq!(
-            target.address.key.0,
+            address(&target).key.0,
             SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes()
         );
         assert!(target.client_key.is_none(), "a stranger");

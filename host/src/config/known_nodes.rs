@@ -41,6 +41,12 @@ pub enum AddressError {
     /// No key, or no key by form.
     #[error("after `alknet://` stand the node's key, 64 lower-case hexadecimal digits, and `@`")]
     Key,
+    /// No relay.
+    #[error(
+        "after the `?` stands a relay: `relay=https://relay.example`; http:// is for this machine \
+         alone"
+    )]
+    Relay,
     /// No host and port.
     #[error("after the `@` stand the host and the port: `host:4433`, `[::1]:4433`")]
     Host,
@@ -82,10 +88,74 @@ impl fmt::Display for NodeAddress {
     }
 }
 
-/// The file `known-nodes`: a line a node, its name and its address; what follows
-/// a `#` is a comment.
+/// How a node is reached: where it is, or by its key alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// `alknet://KEY@host:port`, over QUIC.
+    Address(NodeAddress),
+    /// `alknet://KEY` or `alknet://KEY?relay=URL`, over iroh.
+    Key(KeyAddress),
+}
+
+/// A node's key, and a relay by which it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyAddress {
+    /// The node's Ed25519 public key.
+    pub key: PublicKey,
+    /// The relay's URL; without one, an address lookup must know the node.
+    pub relay: Option<String>,
+}
+
+impl FromStr for Reach {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.contains('@') {
+            return text.parse().map(Self::Address);
+        }
+        let rest = text.strip_prefix("alknet://").ok_or(AddressError::Scheme)?;
+        let (key, relay) = match rest.split_once('?') {
+            Some((key, query)) => {
+                let relay = query.strip_prefix("relay=").ok_or(AddressError::Relay)?;
+                (key, Some(relay_url(relay).ok_or(AddressError::Relay)?))
+            }
+            None => (rest, None),
+        };
+        let key = PublicKey(lower_hex(key).ok_or(AddressError::Key)?);
+        Ok(Self::Key(KeyAddress { key, relay }))
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Key(KeyAddress { key, relay }) => {
+                write!(f, "alknet://{}", hex::encode(key.0))?;
+                relay.iter().try_for_each(|relay| write!(f, "?relay={relay}"))
+            }
+        }
+    }
+}
+
+/// A relay's URL: over TLS, or on this machine, where nobody listens in.
+pub(super) fn relay_url(text: &str) -> Option<String> {
+    let on_loopback =
+        |rest: &str| ["127.", "localhost", "[::1]"].iter().any(|host| rest.starts_with(host));
+    let rest = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => rest,
+        (None, Some(rest)) if on_loopback(rest) => rest,
+        _ => return None,
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let ok = !host.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '@');
+    ok.then(|| text.to_owned())
+}
+
+/// The file `known-nodes`: a line a node, its name, its address, and for one that
+/// is reached by its key perhaps its relay; what follows a `#` is a comment.
 #[derive(Clone, Debug, Default)]
-pub struct KnownNodes(Vec<(String, NodeAddress)>);
+pub struct KnownNodes(Vec<(String, Reach)>);
 
 impl KnownNodes {
     /// Reads a file; where there is none, no node is known.
@@ -105,7 +175,7 @@ impl KnownNodes {
     /// Every line that is wrong.
     pub fn parse(file: &Path, text: &str) -> Result<Self, Problems> {
         let file = file.into();
-        let mut nodes: Vec<(String, NodeAddress)> = Vec::new();
+        let mut nodes: Vec<(String, Reach)> = Vec::new();
         let mut problems = Problems::new();
         for (index, line) in text.lines().enumerate() {
             let content = line.split('#').next().unwrap_or_default();
@@ -123,10 +193,10 @@ impl KnownNodes {
                     line,
                 )
             };
-            let (Some(address), None) = (words.next(), words.next()) else {
+            let (Some(address), relay, None) = (words.next(), words.next(), words.next()) else {
                 problems.push(place(name).problem(
                     "a line holds a name and an address",
-                    "write `name alknet://<key>@host:port`",
+                    "write `name alknet://<key>@host:port`, or `name alknet://<key> RELAY-URL`",
                 ));
                 continue;
             };
@@ -141,8 +211,17 @@ impl KnownNodes {
                         .problem(format!("two nodes are called `{name}`"), "rename one of them"),
                 );
             }
-            match address.parse() {
-                Ok(parsed) => nodes.push((name.to_owned(), parsed)),
+            let parsed = address.parse().and_then(|reach| match (reach, relay) {
+                (reach, None) => Ok(reach),
+                (Reach::Key(known), Some(relay)) if known.relay.is_none() => {
+                    let relay = Some(relay_url(relay).ok_or(AddressError::Relay)?);
+                    Ok(Reach::Key(KeyAddress { relay, ..known }))
+                }
+                // A relay is no use where the address stands, or another relay.
+                (_, Some(_)) => Err(AddressError::Relay),
+            });
+            match parsed {
+                Ok(reach) => nodes.push((name.to_owned(), reach)),
                 Err(error) => problems.push(
                     place(address)
                         .problem(format!("`{address}` is not a node's address"), error.to_string()),
@@ -152,14 +231,22 @@ impl KnownNodes {
         problems.into_result(Self(nodes))
     }
 
-    /// The address of a node.
-    pub fn get(&self, name: &str) -> Option<&NodeAddress> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, address)| address)
+    /// How a node is reached.
+    pub fn find(&self, name: &str) -> Option<&Reach> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, reach)| reach)
     }
 
-    /// Names and addresses, in the file's order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &NodeAddress)> {
-        self.0.iter().map(|(name, address)| (name.as_str(), address))
+    /// The address of a node that has one.
+    pub fn get(&self, name: &str) -> Option<&NodeAddress> {
+        match self.find(name)? {
+            Reach::Address(address) => Some(address),
+            Reach::Key(_) => None,
+        }
+    }
+
+    /// Names, and how they are reached, in the file's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Reach)> {
+        self.0.iter().map(|(name, reach)| (name.as_str(), reach))
     }
 }
 
@@ -189,6 +276,40 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<NodeAddress>(), Err(error), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_key_alone_is_an_address_and_may_have_a_relay() {
+        let key = "0a".repeat(32);
+        for good in ["", "?relay=https://relay.example", "?relay=http://127.0.0.1:3340/"] {
+            let text = format!("alknet://{key}{good}");
+            let reach: Reach = text.parse().unwrap();
+            assert!(matches!(&reach, Reach::Key(by) if by.relay.is_some() != good.is_empty()));
+            assert_eq!(reach.to_string(), text);
+        }
+        let address = format!("alknet://{key}@h:1");
+        assert!(matches!(address.parse(), Ok(Reach::Address(_))));
+        for bad in ["?relay=http://relay.example", "?relay=https://", "?relay=r", "?r=https://r"] {
+            let text = format!("alknet://{key}{bad}");
+            assert_eq!(text.parse::<Reach>(), Err(AddressError::Relay), "{bad}");
+        }
+        assert_eq!("alknet://0a".parse::<Reach>(), Err(AddressError::Key));
+
+        let text = format!(
+            "home alknet://{key} https://relay.example\nfar alknet://{key}\n\
+             bad alknet://{key}@h:1 https://relay.example\n"
+        );
+        let problems = KnownNodes::parse("known-nodes".as_ref(), &text).unwrap_err();
+        assert_eq!(problems.iter().map(|p| p.place.line()).collect::<Vec<_>>(), [3]);
+        let good = text.rsplit_once("bad").unwrap().0;
+        let nodes = KnownNodes::parse("known-nodes".as_ref(), good).unwrap();
+        let relay = |name| match nodes.find(name) {
+            Some(Reach::Key(by)) => by.relay.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(relay("home").as_deref(), Some("https://relay.example"));
+        assert_eq!(relay("far"), None);
+        assert!(nodes.get("home").is_none(), "it has no address");
     }
 
     #[test]

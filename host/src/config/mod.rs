@@ -36,7 +36,7 @@ mod values;
 
 pub use access::{AccessConfig, AccessLimits};
 pub use develop::{DevelopError, DevelopPlugin, Developed, Repinned, develop, write_key};
-pub use known_nodes::{AddressError, KnownNodes, NodeAddress};
+pub use known_nodes::{AddressError, KeyAddress, KnownNodes, NodeAddress, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};
 pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
 pub use plugin::{Authority, CapabilityGrant, Isolation, PluginLimits, PluginStanza};

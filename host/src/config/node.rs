@@ -11,9 +11,11 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::document::{Node, Read, Table, read_document};
+use super::known_nodes::relay_url;
 use super::plugin::PluginStanza;
 use super::problem::{Place, Problem, Problems};
 use super::values::{Bytes, PublicKey, choice, lower_hex};
+use crate::endpoint::{IrohConfig, Lookup, Relay};
 
 /// How strictly plugins must be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct NodeConfig {
     pub development: bool,
     /// The QUIC endpoint.
     pub quic: Option<Quic>,
+    /// The iroh endpoint.
+    pub iroh: Option<IrohConfig>,
     /// The file of the node's private key; see [`read_key`].
     pub identity_key: PathBuf,
     /// Hard ceilings.
@@ -153,10 +157,12 @@ impl NodeConfig {
 
     pub(super) fn read(file: &Path, table: &Table<'_>, mode: Mode) -> Self {
         let (identity_key, identity_place) = identity(file, table);
+        let Endpoints { quic, iroh } = endpoints(table);
         let config = Self {
             file: file.to_owned(),
             development: table.or("development", false),
-            quic: endpoints(table),
+            quic,
+            iroh,
             identity_key,
             limits: table.or_default("limits"),
             plugins: table.tables("plugin"),
@@ -292,32 +298,87 @@ pub fn read_key(file: &Path, place: &Place) -> Result<Zeroizing<[u8; 32]>, Probl
     })
 }
 
-fn endpoints(table: &Table<'_>) -> Option<Quic> {
-    let quic = match table.node("endpoint") {
+/// What is on and built in; what is on and refused has its own problem already.
+#[derive(Default)]
+struct Endpoints {
+    quic: Option<Quic>,
+    iroh: Option<IrohConfig>,
+}
+
+fn endpoints(table: &Table<'_>) -> Endpoints {
+    let read = match table.node("endpoint") {
         Some(node) => node.table(|table| {
-            optional(table, "iroh", false, |table| {
-                table.get::<Vec<String>>("relays");
+            let mut iroh = None;
+            let has_iroh = optional(table, "iroh", cfg!(feature = "iroh"), |table| {
+                iroh = Some(read_iroh(table));
             });
             optional(table, "tcp", false, |table| {
                 table.get::<Vec<SocketAddr>>("listen");
             });
             let mut quic = None;
-            let enabled = optional(table, "quic", cfg!(feature = "quinn"), |table| {
+            let has_quic = optional(table, "quic", cfg!(feature = "quinn"), |table| {
                 quic = Some(read_quic(table));
             });
-            // What is enabled and refused has its own problem already.
-            (enabled, quic.filter(|_| enabled))
+            let (quic, iroh) = (quic.filter(|_| has_quic), iroh.filter(|_| has_iroh));
+            (has_quic || has_iroh, Endpoints { quic, iroh })
         }),
-        None => Some((false, None)),
+        None => Some((false, Endpoints::default())),
     };
-    let (enabled, quic) = quic?;
-    if !enabled {
+    let Some((listens, endpoints)) = read else { return Endpoints::default() };
+    if !listens {
         table.problem(table.place_of("endpoint").problem(
             "the node listens nowhere",
             "add `[endpoint.quic]` with `listen = [\"0.0.0.0:4433\"]`",
         ));
     }
-    quic
+    endpoints
+}
+
+fn read_iroh(table: &Table<'_>) -> IrohConfig {
+    let listen: Vec<SocketAddr> = table.or_default("listen");
+    let second = |v6| listen.iter().filter(|address| address.is_ipv6() == v6).nth(1);
+    for second in [second(false), second(true)].into_iter().flatten() {
+        table.problem(table.place_of("listen").problem(
+            format!("{second} is a second address of its family, and iroh takes one of each"),
+            "leave one IPv4 and one IPv6 address at most, or listen on 0.0.0.0 and [::]",
+        ));
+    }
+    let relay = match table.node("relay") {
+        None => Relay::Disabled,
+        Some(node) => match node.elements() {
+            Some(urls) => Relay::Own(urls.iter().filter_map(read_relay).collect()),
+            None => match choice(&node, &[("disabled", false), ("n0", true)]) {
+                Some(true) => Relay::N0,
+                _ => Relay::Disabled,
+            },
+        },
+    };
+    if matches!(&relay, Relay::Own(urls) if urls.is_empty()) {
+        table.problem(table.place_of("relay").problem(
+            "the list of relays is empty",
+            "write a relay's URL, or `relay = \"disabled\"`",
+        ));
+    }
+    let lookup = match table.node("lookup") {
+        None => Vec::new(),
+        Some(node) => match node.elements() {
+            Some(services) => {
+                services.iter().filter_map(|node| choice(node, &[("n0", Lookup::N0)])).collect()
+            }
+            None => node.refuse_type("a list", "[\"n0\"]").unwrap_or_default(),
+        },
+    };
+    IrohConfig { listen, relay, lookup }
+}
+
+fn read_relay(node: &Node<'_>) -> Option<String> {
+    let text = String::read(node)?;
+    relay_url(&text).or_else(|| {
+        node.refuse(
+            format!("`{text}` is not a relay's URL"),
+            "write `https://` and a host; `http://` is for a relay on this machine alone",
+        )
+    })
 }
 
 /// More threads than any machine that this is for has cores.

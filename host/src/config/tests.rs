@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::document::read_tracing;
 use super::*;
+use crate::endpoint::{IrohConfig, Lookup, Relay};
 
 const NODE: &str = "[endpoint.quic]\nlisten = [\"127.0.0.1:0\"]\n";
 
@@ -189,11 +190,11 @@ fn k44_with_trusted_keys_every_plugin_needs_a_signature() {
 
 #[test]
 fn what_this_binary_lacks_is_refused_only_when_it_is_on() {
-    let on = "[endpoint.iroh]\n[vault]\n[sandbox]\n[[import]]\nname = \"a\"\nsource = \"b\"\n";
+    let on = "[endpoint.tcp]\n[vault]\n[sandbox]\n[[import]]\nname = \"a\"\nsource = \"b\"\n";
     assert_eq!(
         wrong(node(&format!("{NODE}{on}"))),
         [
-            "3: `iroh` is not built into this binary",
+            "3: `tcp` is not built into this binary",
             "4: `vault` is not built into this binary",
             "5: `sandbox` is not built into this binary",
             "6: `import` is not built into this binary",
@@ -206,6 +207,34 @@ fn what_this_binary_lacks_is_refused_only_when_it_is_on() {
         ["1: the node listens nowhere"]
     );
     assert_eq!(wrong(node("")), ["1: the node listens nowhere"]);
+}
+
+#[cfg(feature = "iroh")]
+#[test]
+fn iroh_is_told_where_to_listen_and_by_which_relays() {
+    let iroh =
+        |text: &str| node(&format!("[endpoint.iroh]\n{text}")).map(|node| node.iroh.unwrap());
+    assert_eq!(iroh("").unwrap(), IrohConfig::default(), "no relay, and nobody is asked");
+    let full = "listen = [\"127.0.0.1:1\", \"[::1]:1\"]\nrelay = [\"https://relay.example\"]\n\
+                lookup = [\"n0\"]\n";
+    let full = iroh(full).unwrap();
+    assert_eq!(full.listen.len(), 2);
+    assert_eq!(full.relay, Relay::Own(vec!["https://relay.example".into()]));
+    assert_eq!(full.lookup, [Lookup::N0]);
+    assert_eq!(iroh("relay = \"n0\"").unwrap().relay, Relay::N0);
+    assert_eq!(iroh("relay = \"disabled\"").unwrap().relay, Relay::Disabled);
+    for (text, problem) in [
+        ("relay = []", "2: the list of relays is empty"),
+        ("relay = \"mine\"", "2: `mine` is not a choice here"),
+        ("relay = [\"http://relay.example\"]", "2: `http://relay.example` is not a relay's URL"),
+        ("lookup = [\"dht\"]", "2: `dht` is not a choice here"),
+        (
+            "listen = [\"127.0.0.1:1\", \"127.0.0.2:1\"]",
+            "2: 127.0.0.2:1 is a second address of its family, and iroh takes one of each",
+        ),
+    ] {
+        assert_eq!(wrong(node(&format!("[endpoint.iroh]\n{text}\n"))), [problem]);
+    }
 }
 
 #[test]

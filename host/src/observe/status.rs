@@ -18,6 +18,9 @@ pub struct NodeStatus {
     pub version: String,
     /// Addresses that it listens on.
     pub addresses: Vec<SocketAddr>,
+    /// The relay by which it is reached by its key, once it has found one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
     /// Seconds since its start.
     pub uptime_seconds: u64,
     /// Whether every plugin of the deployment file is there.
