@@ -49,6 +49,7 @@ deny: ## Licences and advisories, where cargo-deny is installed
 features: setup ## Check the feature combinations that users build
 	$(CARGO) check -p alknet --no-default-features
 	$(CARGO) check -p alknet --no-default-features --features quinn
+	$(CARGO) check -p alknet --no-default-features --features iroh
 	$(CARGO) check -p alknet --no-default-features --features components
 	$(CARGO) check -p alknet-plugin-api --target wasm32-wasip2
 

@@ -346,19 +346,21 @@ fn read_iroh(table: &Table<'_>) -> IrohConfig {
     let relay = match table.node("relay") {
         None => Relay::Disabled,
         Some(node) => match node.elements() {
-            Some(urls) => Relay::Own(urls.iter().filter_map(read_relay).collect()),
+            Some(urls) => {
+                if urls.is_empty() {
+                    table.problem(node.place().problem(
+                        "the list of relays is empty",
+                        "write a relay's URL, or `relay = \"disabled\"`",
+                    ));
+                }
+                Relay::Own(urls.iter().filter_map(read_relay).collect())
+            }
             None => match choice(&node, &[("disabled", false), ("n0", true)]) {
                 Some(true) => Relay::N0,
                 _ => Relay::Disabled,
             },
         },
     };
-    if matches!(&relay, Relay::Own(urls) if urls.is_empty()) {
-        table.problem(table.place_of("relay").problem(
-            "the list of relays is empty",
-            "write a relay's URL, or `relay = \"disabled\"`",
-        ));
-    }
     let lookup = match table.node("lookup") {
         None => Vec::new(),
         Some(node) => match node.elements() {

@@ -89,6 +89,7 @@ impl Dispatcher {
     }
 
     /// The ALPNs served, in order of preference.
+    #[cfg(feature = "iroh")]
     pub(super) fn alpns(&self) -> impl Iterator<Item = &str> {
         self.routes.alpns()
     }

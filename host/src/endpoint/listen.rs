@@ -30,6 +30,7 @@ pub struct Endpoint {
     #[cfg(feature = "iroh")]
     iroh: Option<super::iroh::Listener>,
     /// What further sources take over.
+    #[cfg(feature = "iroh")]
     config: EndpointConfig,
     /// Ends the shards' threads.
     stopped: CancellationToken,
@@ -79,6 +80,7 @@ impl Endpoint {
             quinn: Vec::new(),
             #[cfg(feature = "iroh")]
             iroh: None,
+            #[cfg(feature = "iroh")]
             config,
             stopped: CancellationToken::new(),
             shards: Mutex::default(),
