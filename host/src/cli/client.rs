@@ -40,7 +40,7 @@ pub trait Caller: Send + Sync {
 /// What a connection came by, and what ends it in good order.
 pub enum Way {
     /// QUIC to an address.
-    Quic(Dialer),
+    Quic(Box<Dialer>),
     /// iroh to a key.
     #[cfg(feature = "iroh")]
     Iroh(crate::endpoint::IrohDialer),
@@ -89,7 +89,7 @@ async fn to_address(
     let mut failure = unavailable(format!("{} has no address", address.host));
     for socket in resolved {
         match dialer.dial(socket, PublicKey(address.key.0), alpn).await {
-            Ok(connection) => return Ok((connection, Way::Quic(dialer))),
+            Ok(connection) => return Ok((connection, Way::Quic(Box::new(dialer)))),
             Err(error) => failure = unavailable(error.to_string()),
         }
     }
