@@ -6,10 +6,9 @@
 //! that was built again, because whoever runs `--dev` has just built it.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
@@ -22,6 +21,7 @@ use super::locate::NodeDirectory;
 use super::node::read_key;
 use super::problem::{Place, Problem};
 use super::values::{Digest, PublicKey, lower_hex};
+use super::write::{replace, write_new};
 
 /// A plugin of a new development node.
 #[derive(Clone, Debug)]
@@ -185,33 +185,6 @@ fn create(file: &Path, mode: u32, text: &str, done: &mut Developed) -> Result<()
     Ok(())
 }
 
-/// Writes a file that does not exist yet, whole or not at all as far as another
-/// process can see: it appears under its name only when it is complete.
-fn write_new(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let draft = draft_of(file);
-    write_draft(&draft, mode, bytes)?;
-    // Unlike a rename, a link never replaces what somebody else has put there.
-    let linked = std::fs::hard_link(&draft, file);
-    std::fs::remove_file(&draft)?;
-    linked
-}
-
-fn write_draft(draft: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    // A draft that was left behind by a process that died is nobody's.
-    match std::fs::remove_file(draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(draft)?;
-    opened.write_all(bytes)?;
-    opened.sync_all()
-}
-
-fn draft_of(file: &Path) -> PathBuf {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    file.with_file_name(format!(".{name}.draft"))
-}
-
 fn digest_of(name: &str, artifact: &Path) -> Result<Digest, DevelopError> {
     let artifact_error =
         |error| DevelopError::Artifact { name: name.into(), path: artifact.into(), error };
@@ -305,9 +278,7 @@ fn repin(file: &Path) -> Result<Vec<Repinned>, DevelopError> {
     for (span, change) in changes.iter().rev() {
         text.replace_range(span.clone(), &format!("\"{}\"", change.to));
     }
-    let draft = draft_of(file);
-    write_draft(&draft, 0o644, text.as_bytes()).map_err(file_error)?;
-    std::fs::rename(&draft, file).map_err(file_error)?;
+    replace(file, text.as_bytes()).map_err(file_error)?;
     Ok(changes.into_iter().map(|(_, change)| change).collect())
 }
 

@@ -24,6 +24,7 @@
 mod access;
 mod develop;
 mod document;
+mod edit;
 mod known_nodes;
 mod locate;
 mod node;
@@ -33,9 +34,11 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod values;
+mod write;
 
 pub use access::{AccessConfig, AccessLimits};
 pub use develop::{DevelopError, DevelopPlugin, Developed, Repinned, develop, write_key};
+pub use edit::{AccessFile, EditError};
 pub use known_nodes::{AddressError, KeyAddress, KnownNodes, NodeAddress, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};
 pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};

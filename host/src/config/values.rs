@@ -296,6 +296,38 @@ fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
         - 719_468
 }
 
+impl Timestamp {
+    /// As a file has it. What lies after the year 9999, which TOML cannot write,
+    /// becomes that year's end.
+    pub(crate) fn to_datetime(self) -> toml::value::Datetime {
+        const LAST: u64 = 253_402_300_799;
+        let seconds = self.0.min(LAST);
+        let (year, month, day) = date_from_days((seconds / 86_400) as i64);
+        let of_day = seconds % 86_400;
+        toml::value::Datetime {
+            date: Some(toml::value::Date { year, month, day }),
+            time: Some(toml::value::Time {
+                hour: (of_day / 3_600) as u8,
+                minute: (of_day / 60 % 60) as u8,
+                second: Some((of_day % 60) as u8),
+                nanosecond: None,
+            }),
+            offset: Some(toml::value::Offset::Z),
+        }
+    }
+}
+
+/// The inverse of [`days_from_epoch`], from 1970 to the year 9999.
+fn date_from_days(days: i64) -> (u16, u8, u8) {
+    let mut year = 1970 + days / 366;
+    while days_from_epoch(year + 1, 1, 1) <= days {
+        year += 1;
+    }
+    let month = (1..=12).rev().find(|month| days_from_epoch(year, *month, 1) <= days).unwrap_or(1);
+    let day = days - days_from_epoch(year, month, 1) + 1;
+    (year as u16, month as u8, day as u8)
+}
+
 impl<T: Read> Read for Vec<T> {
     fn read(node: &Node<'_>) -> Option<Self> {
         match node.elements() {
@@ -350,6 +382,18 @@ mod tests {
         assert_eq!(read("2027-01-01"), None);
         assert_eq!(read("2027-01-01T00:00:00"), None);
         assert_eq!(read("\"2027-01-01T00:00:00Z\""), None);
+    }
+
+    #[test]
+    fn seconds_become_dates() {
+        let date = |seconds| Timestamp(seconds).to_datetime().to_string();
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(951_825_600), "2000-02-29T12:00:00Z");
+        assert_eq!(date(1_798_761_599), "2026-12-31T23:59:59Z");
+        assert_eq!(date(u64::MAX), "9999-12-31T23:59:59Z");
+        for seconds in (0..8_000_000_000).step_by(77_777_777) {
+            assert_eq!(read(&date(seconds)), Ok(Timestamp(seconds)));
+        }
     }
 
     #[test]
