@@ -1,5 +1,6 @@
 //! The node's own operations, for its operators: `admin/status`,
-//! `admin/plugins`, `admin/metrics`. Each needs the scope `admin`.
+//! `admin/plugins`, `admin/metrics`, `admin/reload`. Each needs the scope
+//! `admin`.
 //!
 //! They are declared and attached like any plugin's, and pass through the same
 //! registry, access decision and dispatch.
@@ -7,27 +8,50 @@
 use std::sync::{Arc, OnceLock};
 
 use alknet_plugin_api::{Built, CallError, Json, Manifest, OperationSpec, Registrar};
-use serde_json::json;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
 
+use crate::config::Problems;
 use crate::observe::metrics;
 use crate::observe::status::NodeStatus;
 
-/// Tells the node's status. Set once the node runs.
-pub type StatusSource = Arc<OnceLock<Box<dyn Fn() -> NodeStatus + Send + Sync>>>;
+/// Tells the node's status.
+pub type StatusSource = OnceLock<Box<dyn Fn() -> NodeStatus + Send + Sync>>;
+
+/// Takes up `access.toml` and tells what has changed, or what is wrong with the
+/// file; `None` where the node is stopping.
+pub type ReloadSource = OnceLock<Box<dyn Fn() -> Reloading + Send + Sync>>;
+
+/// A reload under way.
+pub type Reloading = BoxFuture<'static, Option<Result<Value, Problems>>>;
+
+/// What the operations answer from. Set once the node runs.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The node's status.
+    pub status: Arc<StatusSource>,
+    /// Takes up `access.toml`.
+    pub reload: Arc<ReloadSource>,
+}
+
+/// The error of a reload that is refused; its details name the problems.
+pub const ACCESS_REFUSED: &str = "ACCESS_REFUSED";
 
 /// The name that these operations are registered under.
 pub const NAME: &str = "admin";
 
-/// The operations, answering from `source`.
-pub fn operations(source: &StatusSource) -> Built {
+/// The operations, answering from `sources`.
+pub fn operations(sources: &Sources) -> Built {
     let mut on = Registrar::new();
-    let status = source.clone();
+    let status = sources.status.clone();
     on.operation_json("admin/status", move |_, _| answer(current(&status).map(|s| json!(s))));
-    let plugins = source.clone();
+    let plugins = sources.status.clone();
     on.operation_json("admin/plugins", move |_, _| {
         answer(current(&plugins).map(|s| json!({ "plugins": s.plugins })))
     });
     on.operation_json("admin/metrics", |_, _| answer(Ok(json!({ "text": metrics::render() }))));
+    let source = sources.reload.clone();
+    on.operation_json("admin/reload", move |_, _| reload(source.clone()));
     match on.finish(manifest()) {
         Ok(built) => built,
         Err(error) => unreachable!("the declaration above has code for each operation: {error}"),
@@ -35,7 +59,7 @@ pub fn operations(source: &StatusSource) -> Built {
 }
 
 fn manifest() -> Manifest {
-    let query = |name: &str, description: &str, output: serde_json::Value| {
+    let query = |name: &str, description: &str, output: Value| {
         OperationSpec::query(name)
             .description(description)
             .tag("admin")
@@ -61,6 +85,30 @@ fn manifest() -> Manifest {
                 "properties": { "text": { "type": "string" } },
             }),
         ))
+        .operation(
+            OperationSpec::mutation("admin/reload")
+                .description(
+                    "Take up access.toml as it is now: peers, API keys, limits, log filter",
+                )
+                .tag("admin")
+                .scope("admin")
+                .input(json!({ "type": "object", "additionalProperties": false }))
+                .output(json!({ "type": "object" }))
+                .error(ACCESS_REFUSED, "The file has mistakes; what was in force stays so"),
+        )
+}
+
+async fn reload(source: Arc<ReloadSource>) -> Result<Json, CallError> {
+    let starting = || CallError::internal("the node is still starting").retryable(true);
+    let reloading = source.get().ok_or_else(starting)?;
+    match reloading().await {
+        Some(Ok(reloaded)) => Ok(reloaded.into()),
+        Some(Err(problems)) => {
+            let what = "access.toml is refused, and what was in force stays so";
+            Err(CallError::new(ACCESS_REFUSED, what).with_details(json!({ "problems": problems })))
+        }
+        None => Err(CallError::internal("the node is stopping")),
+    }
 }
 
 fn current(source: &StatusSource) -> Result<NodeStatus, CallError> {
@@ -70,9 +118,7 @@ fn current(source: &StatusSource) -> Result<NodeStatus, CallError> {
         .ok_or_else(|| CallError::internal("the node is still starting").retryable(true))
 }
 
-fn answer(
-    result: Result<serde_json::Value, CallError>,
-) -> std::future::Ready<Result<Json, CallError>> {
+fn answer(result: Result<Value, CallError>) -> std::future::Ready<Result<Json, CallError>> {
     std::future::ready(result.map(Json::from))
 }
 
@@ -82,8 +128,8 @@ mod tests {
 
     #[test]
     fn every_declared_operation_has_code_and_needs_the_scope_admin() {
-        let built = operations(&StatusSource::default());
-        assert_eq!(built.operations.len(), 3);
+        let built = operations(&Sources::default());
+        assert_eq!(built.operations.len(), 4);
         for spec in &built.manifest.operations {
             assert_eq!(spec.access_control.required_scopes, ["admin"], "{}", spec.name);
         }

@@ -350,6 +350,13 @@ impl Running {
         assert!(sent.success(), "{kill}");
     }
 
+    /// Ends it without its doing, unless it has ended already.
+    pub async fn killed(mut self) -> Ended {
+        // What has ended cannot be killed, and need not.
+        let _ = self.child.start_kill();
+        self.ended().await
+    }
+
     /// Waits for the end and all that was written.
     pub async fn ended(mut self) -> Ended {
         let status = within(self.child.wait()).await.unwrap();

@@ -7,24 +7,28 @@
 //! 2. [`Assembled::start`] binds the endpoint. From then on nothing is added:
 //!    connections find their handler in a frozen table, calls their operation in
 //!    a frozen registry.
-//! 3. [`Node::serve`] waits for signals, and drains.
+//! 3. [`Node::serve`] waits for signals, and drains. Meanwhile a changed
+//!    `access.toml` is taken up: peers, keys, limits and log filter, never code.
 //!
 //! Everything wrong with a deployment is collected and reported at once.
 
+mod confine;
 mod loading;
 mod node;
 mod registering;
+mod reload;
+mod service;
+mod watched_file;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::admin::StatusSource;
-use crate::auth::{Policy, PolicyStore, system_unix_time};
+use crate::admin::Sources;
+use crate::auth::{PolicyStore, system_unix_time};
 use crate::config::{
-    AccessConfig, Mode, NodeConfig, NodeDirectory, Place, PluginStanza, Problems, read_key,
+    AccessConfig, Mode, NodeConfig, NodeDirectory, PluginStanza, Problems, read_key,
 };
 use crate::observe::calls::Strikes;
 use crate::observe::status::PluginStatus;
@@ -32,6 +36,7 @@ use crate::plugins::LoadedPlugin;
 use crate::registry::Registry;
 use crate::services::Shared;
 
+pub use confine::{confine, refuse_core_dumps};
 pub use node::{Node, StartError};
 
 /// The files that say what a node is made of and who may do what.
@@ -49,7 +54,7 @@ impl Deployment {
         let node = problems.take(NodeConfig::load(&directory.node_config(), mode));
         let access = problems.take(AccessConfig::load(&directory.access_config()));
         let access = access.unwrap_or_default();
-        let policy = problems.take(policy(&directory.access_config(), &access));
+        let policy = problems.take(access.policy(&directory.access_config()));
         let node = node?;
         problems.extend(access.over(&node.limits));
         if let Err(problem) = read_key(&node.identity_key, node.identity_place()) {
@@ -58,16 +63,6 @@ impl Deployment {
         let policy = PolicyStore::new(policy.unwrap_or_default(), system_unix_time());
         Some(Self { node, access, policy: Arc::new(policy) })
     }
-}
-
-fn policy(file: &Path, access: &AccessConfig) -> Result<Policy, Problems> {
-    Policy::new(access.peers.clone(), access.api_keys.clone()).map_err(|errors| {
-        let whole = Place::file_only(file);
-        errors
-            .iter()
-            .map(|error| whole.problem(error.to_string(), "correct the entries in this file"))
-            .collect()
-    })
 }
 
 /// A node that is complete but for its endpoint.
@@ -80,7 +75,7 @@ pub struct Assembled {
     alpns: Vec<Vec<String>>,
     registry: Arc<Registry>,
     draining: watch::Sender<bool>,
-    status: StatusSource,
+    sources: Sources,
     strikes: Strikes,
 }
 
@@ -132,17 +127,17 @@ pub fn assemble(
     }
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
 
-    let status = StatusSource::default();
+    let sources = Sources::default();
     let strikes = Strikes::default();
     let registry =
-        registering::registry(&deployment.node, runtime, &stanzas, &plugins, &status, &strikes);
+        registering::registry(&deployment.node, runtime, &stanzas, &plugins, &sources, &strikes);
     let registry = problems.take(registry);
     problems.into_result(())?;
     // Without problems there is one.
     let registry = registry.ok_or_else(Problems::default)?;
     let policy = deployment.policy.clone();
     shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
-    Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, status, strikes })
+    Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, sources, strikes })
 }
 
 impl Assembled {

@@ -9,10 +9,11 @@ use futures_util::future::BoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::Assembled;
+use super::confine::confinement;
+use super::reload::{InForce, admission};
+use super::{Assembled, reload, service};
 use crate::auth::{IdentityProvider, PolicyStore};
 use crate::config::{AccessLimits, Problem, Quic, read_key};
-use crate::endpoint::admission::AdmissionLimits;
 use crate::endpoint::{
     Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver, RouteTable, RuntimeShape,
 };
@@ -48,7 +49,7 @@ pub enum StartError {
 pub struct Node {
     endpoint: Arc<Endpoint>,
     plugins: Arc<[PluginStatus]>,
-    status: crate::admin::StatusSource,
+    sources: crate::admin::Sources,
     draining: watch::Sender<bool>,
     drain: Duration,
     interrupt: Signal,
@@ -67,6 +68,7 @@ impl Assembled {
         // Before anybody is told that the node serves, and may send one.
         let interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
         let terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+        let hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
         let config = &self.deployment.node;
         let seed =
             read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
@@ -90,6 +92,17 @@ impl Assembled {
         let endpoint = Arc::new(endpoint);
         let plugins: Arc<[PluginStatus]> = self.plugins().into();
 
+        let in_force = Arc::new(InForce::new(
+            config,
+            self.deployment.access.clone(),
+            self.deployment.policy.clone(),
+            self.registry.clone(),
+            endpoint.clone(),
+        ));
+        // Set once: a node is started once.
+        let reload = reload::start(in_force.clone(), hangup, self.draining.subscribe());
+        let _first = self.sources.reload.set(Box::new(reload));
+
         let (shown, seen) = (endpoint.clone(), plugins.clone());
         let operations = self.registry.operations().len();
         let node_key = hex::encode(key.public().0);
@@ -104,9 +117,10 @@ impl Assembled {
             connections: shown.table().snapshot(),
             operations,
             resident_bytes: metrics::resident_bytes(),
+            access: in_force.status(),
+            confinement: confinement().cloned(),
         };
-        // Set once: a node is started once.
-        let _first = self.status.set(Box::new(tell));
+        let _first = self.sources.status.set(Box::new(tell));
         let struck = Arc::downgrade(&endpoint);
         let _first = self.strikes.set(Box::new(move |connection| {
             if let Some(endpoint) = struck.upgrade() {
@@ -123,7 +137,7 @@ impl Assembled {
         Ok(Node {
             endpoint,
             plugins,
-            status: self.status,
+            sources: self.sources,
             draining: self.draining,
             drain: config.limits.drain_timeout,
             interrupt,
@@ -164,16 +178,7 @@ fn relay(endpoint: &Endpoint) -> Option<String> {
 }
 
 fn endpoint_config(quic: Option<&Quic>, limits: &AccessLimits) -> EndpointConfig {
-    let admission = AdmissionLimits {
-        rate_per_prefix: f64::from(limits.new_per_second),
-        burst_per_prefix: limits.new_burst,
-        concurrent_per_prefix: limits.connections_per_prefix,
-        concurrent: limits.connections,
-        failed_authentications: limits.failures_per_minute,
-        refusal: limits.refusal,
-        half_open_retry: limits.half_open_retry,
-        half_open_refuse: limits.half_open_refuse,
-    };
+    let admission = admission(limits);
     let Some(quic) = quic else {
         return EndpointConfig { bind: Vec::new(), admission, ..EndpointConfig::default() };
     };
@@ -231,7 +236,7 @@ impl DynHandler for Marked {
 impl Node {
     /// The node at this moment.
     pub fn status(&self) -> Option<NodeStatus> {
-        self.status.get().map(|tell| tell())
+        self.sources.status.get().map(|tell| tell())
     }
 
     /// The plugins, as status shows them.
@@ -247,12 +252,15 @@ impl Node {
     /// Serves until SIGINT or SIGTERM, then drains; a second signal closes at
     /// once.
     pub async fn serve(mut self) {
+        service::ready();
+        service::watchdog();
         let name = tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
         };
         let connections = self.endpoint.table().len();
         tracing::info!(signal = name, connections, "shutting down");
+        service::stopping();
         self.draining.send_replace(true);
         let shutdown = self.endpoint.shutdown(self.drain);
         tokio::pin!(shutdown);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alknet_plugin_api::{Built, Connection, Gateway, Identity, OperationEnv, Visibility};
 use tokio::runtime::Handle;
 
-use crate::admin::{self, StatusSource};
+use crate::admin::{self, Sources};
 use crate::auth::{IdentityProvider, PolicyStore};
 use crate::config::{NodeConfig, PluginStanza, Problem, Problems};
 use crate::observe::calls::{CallRecorder, Strikes};
@@ -44,7 +44,7 @@ pub(super) fn registry(
     runtime: &Handle,
     stanzas: &[&PluginStanza],
     plugins: &[LoadedPlugin],
-    status: &StatusSource,
+    sources: &Sources,
     strikes: &Strikes,
 ) -> Result<Arc<Registry>, Problems> {
     let clock = Arc::new(TokioClock::new());
@@ -55,7 +55,7 @@ pub(super) fn registry(
         live_descendants: config.limits.descendants_per_call as usize,
         ..Limits::default()
     });
-    register(&mut builder, admin::NAME, &admin::operations(status), None);
+    register(&mut builder, admin::NAME, &admin::operations(sources), None);
     for (stanza, plugin) in stanzas.iter().zip(plugins) {
         register(&mut builder, &stanza.name, &plugin.built, Some(stanza));
         builder.grant(stanza.name.as_str(), authority(stanza), reach(stanza));

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::failure::{Exit, Failure};
 use super::{Global, Output};
-use crate::assembly::{Assembled, assemble};
-use crate::config::{KnownNodes, Mode, NodeDirectory, Problems};
+use crate::assembly::{Assembled, assemble, confine};
+use crate::config::{KnownNodes, Mode, NodeConfig, NodeDirectory, Problems};
 
 /// Check the node's files without starting it
 #[derive(Debug, Args)]
@@ -14,6 +14,10 @@ pub(super) struct Check {}
 impl Check {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         let directory = global.directory()?;
+        // As a start would: what the daemon could not read is wrong, too.
+        if let Ok(config) = NodeConfig::load(&directory.node_config(), Mode::Pinned) {
+            confine(&config)?;
+        }
         let runtime = plugin_runtime()?;
         let assembled = everything(&directory, Mode::Pinned, runtime.handle())?;
         let findings: Vec<_> =

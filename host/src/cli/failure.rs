@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use alknet_plugin_api::{CallError, code};
 use serde_json::{Value, json};
 
-use crate::config::Problems;
+use crate::config::{EditError, Problems};
 
 /// The exit statuses, after the BSD `sysexits` where they have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,12 @@ impl fmt::Display for Failure {
             Report::Call(error) => {
                 write!(f, "error: {error}")?;
                 if let Some(details) = &error.details {
-                    write!(f, "\n = details: {details}")?;
+                    match details.to::<Value>() {
+                        Ok(value) if value["problems"].is_array() => {
+                            write_problems(f, &value["problems"])?;
+                        }
+                        _ => write!(f, "\n = details: {details}")?,
+                    }
                 }
                 let help = match &*error.code {
                     code::INVALID_INPUT => "`alknet ops NAME` shows what an operation takes",
@@ -101,6 +106,31 @@ impl fmt::Display for Failure {
                 };
                 write!(f, "\n = help: {help}")
             }
+        }
+    }
+}
+
+/// Problems as a node tells them.
+fn write_problems(f: &mut fmt::Formatter<'_>, problems: &Value) -> fmt::Result {
+    for problem in problems.as_array().into_iter().flatten() {
+        let text = |key: &str| problem[key].as_str().unwrap_or_default();
+        write!(f, "\n{}", text("file"))?;
+        if let (Some(line), Some(column)) = (problem["line"].as_u64(), problem["column"].as_u64()) {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}\n = help: {}", text("what"), text("remedy"))?;
+    }
+    Ok(())
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Invalid(problems) | EditError::Refused(problems) => problems.into(),
+            error @ (EditError::File { .. } | EditError::Changed(_)) => {
+                Self::new(Exit::Config, error.to_string())
+            }
+            error => Self::new(Exit::Usage, error.to_string()),
         }
     }
 }

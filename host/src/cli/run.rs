@@ -12,7 +12,7 @@ use super::client::one_call;
 use super::failure::{Exit, Failure};
 use super::plugin::table;
 use super::{Global, Output, target};
-use crate::assembly::{Node, StartError};
+use crate::assembly::{Node, StartError, confine, refuse_core_dumps};
 use crate::config::{
     DevelopPlugin, Developed, LogFormat, Mode, NodeConfig, NodeDirectory, develop,
 };
@@ -73,11 +73,13 @@ fn serve(
     greet: bool,
     output: &Output,
 ) -> Result<(), Failure> {
-    let runtime = plugin_runtime()?;
+    refuse_core_dumps().map_err(|error| {
+        Failure::new(Exit::Internal, format!("the kernel does not rule out core dumps: {error}"))
+    })?;
     // The filter is part of the configuration, which logs nothing when read. What
     // is wrong with it is told with everything else that is wrong.
     let config = NodeConfig::load(&directory.node_config(), mode);
-    let observe = config.map(|config| config.observe).unwrap_or_default();
+    let observe = config.as_ref().map(|config| config.observe.clone()).unwrap_or_default();
     let format = match observe.format {
         LogFormat::Json => log::Format::Json,
         _ => log::Format::Text,
@@ -85,6 +87,10 @@ fn serve(
     log::init(&observe.log, format)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     metrics::init();
+    if let Ok(config) = &config {
+        confine(config)?;
+    }
+    let runtime = plugin_runtime()?;
     let assembled = everything(directory, mode, runtime.handle())?;
     let result = runtime.block_on(async {
         let node = assembled.start().await.map_err(start_failure)?;

@@ -28,6 +28,9 @@ impl Status {
             return output.json(&status);
         }
         output.line(&visible(&summary(&status)))?;
+        for line in access(&status) {
+            output.line(&visible(&line))?;
+        }
         output.line("")?;
         output.line(&plugins(&status).render(false))?;
         let connections = connections(&status);
@@ -69,6 +72,32 @@ fn summary(status: &Value) -> String {
     )
 }
 
+/// What is in force of `access.toml`, and what is wrong with the file.
+fn access(status: &Value) -> Vec<String> {
+    let access = &status["access"];
+    let count = |key: &str| access[key].as_u64().unwrap_or(0);
+    let mut lines = vec![format!(
+        "access.toml: {} peers, {} API keys, read {} times",
+        count("peers"),
+        count("api_keys"),
+        count("reloads") + 1
+    )];
+    let problems = access["refused"]["problems"].as_array();
+    if problems.is_some() {
+        lines.push("access.toml is refused as it is now; what was in force stays so:".to_owned());
+    }
+    for problem in problems.into_iter().flatten() {
+        let line = problem["line"].as_u64().map(|line| format!("line {line}: "));
+        lines.push(format!(
+            "  {}{}; {}",
+            line.unwrap_or_default(),
+            text(&problem["what"]),
+            text(&problem["remedy"])
+        ));
+    }
+    lines
+}
+
 fn plugins(status: &Value) -> Table {
     let mut table = Table::new(["plugin", "kind", "trust", "version", "ALPNs", "operations"]);
     for plugin in list(status, "plugins") {
@@ -101,6 +130,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn k48_a_refused_file_shows() {
+        let mut status = json!({ "access": { "peers": 2, "api_keys": 1, "reloads": 3 } });
+        assert_eq!(access(&status), ["access.toml: 2 peers, 1 API keys, read 4 times"]);
+        status["access"]["refused"] = json!({ "problems": [
+            { "line": 3, "what": "unknown key `x`", "remedy": "remove it" },
+            { "line": null, "what": "there is no such file", "remedy": "create it" },
+        ] });
+        assert_eq!(
+            access(&status)[1..],
+            [
+                "access.toml is refused as it is now; what was in force stays so:",
+                "  line 3: unknown key `x`; remove it",
+                "  there is no such file; create it",
+            ]
+        );
+    }
 
     #[test]
     fn a_missing_plugin_shows() {

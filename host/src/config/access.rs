@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::auth::{ApiKeyEntry, PeerEntry};
+use crate::auth::{ApiKeyEntry, PeerEntry, Policy};
 
 use super::document::{Node, Read, Table, read_document};
 use super::node::{NodeLimits, log_filter, read_text};
@@ -48,6 +48,18 @@ pub struct AccessLimits {
     pub half_open_retry: u32,
     /// Unfinished handshakes over which new ones are refused. Default 2,048.
     pub half_open_refuse: u32,
+    /// Calls of an identity, over all its connections. Without limit by default.
+    pub calls: Option<CallRate>,
+}
+
+/// How often an identity may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CallRate {
+    /// Calls a second in the long run; at least 1.
+    pub per_second: u32,
+    /// Calls at once; at least 1. Default as many as in a second.
+    pub burst: u32,
 }
 
 impl Default for AccessLimits {
@@ -61,6 +73,7 @@ impl Default for AccessLimits {
             refusal: Duration::from_secs(60),
             half_open_retry: 512,
             half_open_refuse: 2_048,
+            calls: None,
         }
     }
 }
@@ -71,7 +84,15 @@ impl AccessConfig {
     /// # Errors
     /// Everything that is wrong with it, also that there is none.
     pub fn load(file: &Path) -> Result<Self, Problems> {
-        Self::parse(file, &read_text(file, "create it; an empty file lets only strangers in")?)
+        Self::parse(file, &Self::read_text(file)?)
+    }
+
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn read_text(file: &Path) -> Result<String, Problems> {
+        read_text(file, "create it; an empty file lets only strangers in")
     }
 
     /// Reads the text of a file, whose path stands in messages.
@@ -96,6 +117,21 @@ impl AccessConfig {
             log: log.flatten(),
             limit_places: limits.places,
         }
+    }
+
+    /// The peers and keys of `file`, made ready for looking them up.
+    ///
+    /// # Errors
+    /// What is wrong with the entries; nothing that [`parse`](Self::parse) lets
+    /// through.
+    pub fn policy(&self, file: &Path) -> Result<Policy, Problems> {
+        Policy::new(self.peers.clone(), self.api_keys.clone()).map_err(|errors| {
+            let whole = Place::file_only(file);
+            errors
+                .iter()
+                .map(|error| whole.problem(error.to_string(), "correct the entries in this file"))
+                .collect()
+        })
     }
 
     /// What the file asks for beyond the node's own ceilings, which a reload
@@ -216,6 +252,7 @@ impl Read for At<AccessLimits> {
                 refusal: table.or("refusal", default.refusal),
                 half_open_retry: table.or("half_open_retry", default.half_open_retry),
                 half_open_refuse: table.or("half_open_refuse", default.half_open_refuse),
+                calls: call_rate(table),
             };
             for (key, limit) in [
                 ("connections", limits.connections),
@@ -242,6 +279,27 @@ impl Read for At<AccessLimits> {
     }
 }
 
+fn call_rate(table: &Table<'_>) -> Option<CallRate> {
+    let per_second: Option<u32> = table.get("calls_per_second");
+    let burst: Option<u32> = table.get("calls_burst");
+    for (key, limit) in [("calls_per_second", per_second), ("calls_burst", burst)] {
+        if limit == Some(0) {
+            table.problem(table.place_of(key).problem(
+                format!("`{key} = 0` lets nobody call anything"),
+                "write 1 or more, or remove the key for no limit",
+            ));
+        }
+    }
+    if burst.is_some() && !table.has("calls_per_second") {
+        table.problem(table.place_of("calls_burst").problem(
+            "`calls_burst` limits nothing by itself",
+            "write `calls_per_second` too, or remove it",
+        ));
+    }
+    let per_second = per_second?;
+    Some(CallRate { per_second, burst: burst.unwrap_or(per_second) })
+}
+
 /// A list of strings of a certain form.
 fn texts(
     table: &Table<'_>,
@@ -255,12 +313,18 @@ fn texts(
     }
 }
 
+/// Whether a text names a key: `ed25519:`, or `SHA256:` for a certificate, and 64
+/// lower-case hexadecimal digits.
+pub fn is_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix("ed25519:").or_else(|| text.strip_prefix("SHA256:"));
+    digits.and_then(lower_hex::<32>).is_some()
+}
+
 fn fingerprint(node: &Node<'_>) -> Option<String> {
     let text = String::read(node)?;
-    let digits = text.strip_prefix("ed25519:").or_else(|| text.strip_prefix("SHA256:"));
-    match digits.and_then(lower_hex::<32>) {
-        Some(_) => Some(text),
-        None => node.refuse(
+    match is_fingerprint(&text) {
+        true => Some(text),
+        false => node.refuse(
             format!("`{text}` is not a fingerprint"),
             "write `ed25519:` (a raw key) or `SHA256:` (a certificate) and 64 lower-case \
              hexadecimal digits",

@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
 use super::access::AccessConfig;
-use super::node::read_text;
 use super::problem::Problems;
 use super::values::Timestamp;
 use super::write::replace;
@@ -97,8 +96,7 @@ impl AccessFile {
         };
         let lock = File::open(folder).map_err(file_error)?;
         lock.lock().map_err(file_error)?;
-        let before = read_text(file, "create it; an empty file lets only strangers in")
-            .map_err(EditError::Invalid)?;
+        let before = AccessConfig::read_text(file).map_err(EditError::Invalid)?;
         let config = AccessConfig::parse(file, &before).map_err(EditError::Invalid)?;
         // Two readers of one format could differ in what they take.
         let document = before

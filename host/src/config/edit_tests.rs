@@ -132,13 +132,17 @@ fn a_removed_peer_takes_its_own_comment_along_and_no_other() {
         text,
         "# Who may do what.\n\n[limits] # odd   spacing stays\nconnections  =  50\n# the end\n"
     );
-    let last = format!("# Top.\n\n[[peer]]\npeer_id = \"a\"\nfingerprints = [\"{}\"]\n# end\n", fingerprint("1"));
+    let last = format!(
+        "# Top.\n\n[[peer]]\npeer_id = \"a\"\nfingerprints = [\"{}\"]\n# end\n",
+        fingerprint("1")
+    );
     assert_eq!(edited(&last, |file| file.remove_peer("a").unwrap()), "# Top.\n# end\n");
 }
 
 #[test]
 fn lists_of_inline_tables_are_changed_too() {
-    let text = format!("peer = [{{ peer_id = \"a\", fingerprints = [\"{}\"] }}]\n", fingerprint("1"));
+    let text =
+        format!("peer = [{{ peer_id = \"a\", fingerprints = [\"{}\"] }}]\n", fingerprint("1"));
     let text = edited(&text, |file| {
         file.add_peer(&peer("b", "2")).unwrap();
         file.set_enabled("a", false).unwrap();

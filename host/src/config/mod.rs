@@ -30,13 +30,15 @@ mod locate;
 mod node;
 mod plugin;
 mod problem;
+mod reload;
+mod sandbox;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod values;
 mod write;
 
-pub use access::{AccessConfig, AccessLimits};
+pub use access::{AccessConfig, AccessLimits, CallRate, is_fingerprint};
 pub use develop::{DevelopError, DevelopPlugin, Developed, Repinned, develop, write_key};
 pub use edit::{AccessFile, EditError};
 pub use known_nodes::{AddressError, KeyAddress, KnownNodes, NodeAddress, Reach};
@@ -44,6 +46,8 @@ pub use locate::{Environment, LocateError, NodeDirectory, locate};
 pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
 pub use plugin::{Authority, CapabilityGrant, Isolation, PluginLimits, PluginStanza};
 pub use problem::{Place, Problem, Problems};
+pub use reload::{Changes, Lost, ReloadPlan};
+pub use sandbox::Sandbox;
 pub use settings::Settings;
 pub use values::{Digest, PublicKey, Signature};
 

@@ -14,7 +14,8 @@ use super::document::{Node, Read, Table, read_document};
 use super::known_nodes::relay_url;
 use super::plugin::PluginStanza;
 use super::problem::{Place, Problem, Problems};
-use super::values::{Bytes, PublicKey, choice, lower_hex};
+use super::sandbox::{Sandbox, sandbox};
+use super::values::{PublicKey, choice, lower_hex};
 use crate::endpoint::{IrohConfig, Lookup, Relay};
 
 /// How strictly plugins must be pinned.
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub observe: Observe,
     /// The keys of publishers; with any, every plugin needs a signature of one.
     pub trusted_plugin_keys: Vec<PublicKey>,
+    /// What the daemon confines itself to.
+    pub sandbox: Sandbox,
     identity_place: Place,
 }
 
@@ -168,11 +171,11 @@ impl NodeConfig {
             plugins: table.tables("plugin"),
             observe: table.or_default("observe"),
             trusted_plugin_keys: table.or_default("trusted_plugin_keys"),
+            sandbox: sandbox(table),
             identity_place,
         };
         vault(table);
         imports(table);
-        sandbox(table);
         config.refuse_unpinned(table, mode);
         config.refuse_duplicates(table);
         config.refuse_capabilities(table);
@@ -442,7 +445,7 @@ fn positive(table: &Table<'_>, key: &'static str, default: Duration) -> Duration
 /// Reads a section that may be switched off with `enabled = false`, and refuses
 /// it when it is on and this binary lacks what it configures. Gives whether it
 /// is on.
-fn optional(
+pub(super) fn optional(
     table: &Table<'_>,
     key: &'static str,
     built: bool,
@@ -501,13 +504,6 @@ fn vault(table: &Table<'_>) {
             choice(&node, &[("prompt", ()), ("descriptor", ()), ("file", ()), ("credential", ())]);
         }
         table.get::<PathBuf>("file");
-    });
-}
-
-fn sandbox(table: &Table<'_>) {
-    optional(table, "sandbox", false, |table| {
-        table.get::<Bytes>("memory");
-        table.get::<Bytes>("stack");
     });
 }
 

@@ -190,14 +190,15 @@ fn k44_with_trusted_keys_every_plugin_needs_a_signature() {
 
 #[test]
 fn what_this_binary_lacks_is_refused_only_when_it_is_on() {
-    let on = "[endpoint.tcp]\n[vault]\n[sandbox]\n[[import]]\nname = \"a\"\nsource = \"b\"\n";
+    let on = "[endpoint.tcp]\n[vault]\n[sandbox]\nmemory = 1\n[[import]]\nname = \"a\"\n\
+              source = \"b\"\n";
     assert_eq!(
         wrong(node(&format!("{NODE}{on}"))),
         [
             "3: `tcp` is not built into this binary",
             "4: `vault` is not built into this binary",
-            "5: `sandbox` is not built into this binary",
-            "6: `import` is not built into this binary",
+            "5: `memory` and `stack` limit scripts, which are not built into this binary",
+            "7: `import` is not built into this binary",
         ]
     );
     let off = "[vault]\nenabled = false\nstoer = \"x\"\n";
@@ -235,6 +236,34 @@ fn iroh_is_told_where_to_listen_and_by_which_relays() {
     ] {
         assert_eq!(wrong(node(&format!("[endpoint.iroh]\n{text}\n"))), [problem]);
     }
+}
+
+#[test]
+fn a_sandbox_says_what_it_is_about() {
+    let config = node(&format!("{NODE}[sandbox]\nfiles = true\nread = [\"a\"]\n")).unwrap();
+    assert!(config.sandbox.files && !config.sandbox.required);
+    assert_eq!(config.sandbox.read, [Path::new("a")]);
+    let off = "[sandbox]\nenabled = false\nfiles = true\nmemory = 1\n";
+    assert!(!node(&format!("{NODE}{off}")).unwrap().sandbox.files);
+    assert_eq!(
+        wrong(node(&format!("{NODE}[sandbox]\nrequired = true\nwrite = []\n"))),
+        [
+            "4: `required` says nothing without `files = true`",
+            "5: `write` says nothing without `files = true`",
+        ]
+    );
+}
+
+#[test]
+fn k53_a_rate_of_calls_is_whole() {
+    let rate = |text: &str| access(&format!("[limits]\n{text}")).map(|a| a.limits.calls);
+    assert_eq!(rate("").unwrap(), None);
+    assert_eq!(rate("calls_per_second = 5\n").unwrap(), Some(CallRate { per_second: 5, burst: 5 }));
+    assert_eq!(wrong(rate("calls_burst = 5\n")), ["2: `calls_burst` limits nothing by itself"]);
+    assert_eq!(
+        wrong(rate("calls_per_second = 0\n")),
+        ["2: `calls_per_second = 0` lets nobody call anything"]
+    );
 }
 
 #[test]
@@ -400,7 +429,9 @@ fn the_example_access_is_valid_and_its_schema_in_step() {
     let (config, asked) = read_tracing(Path::new("access.toml"), &text, AccessConfig::read);
     let config = config.unwrap();
     assert_eq!((config.peers.len(), config.api_keys.len()), (1, 1));
-    assert_eq!(config.limits, AccessLimits::default(), "the example shows the defaults");
+    let calls = Some(CallRate { per_second: 200, burst: 400 });
+    let defaults = AccessLimits { calls, ..AccessLimits::default() };
+    assert_eq!(config.limits, defaults, "the example shows the defaults");
     agrees("access.schema.json", &text, &asked);
 }
 

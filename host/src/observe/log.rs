@@ -5,9 +5,11 @@
 //! so that a filter such as `info,plugin=debug` tells them apart.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use alknet_plugin_api::{Level, LogRecord};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -36,25 +38,57 @@ pub enum LogError {
     },
 }
 
+/// Puts another filter in force, in whatever form the log has.
+type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
+
 /// Sends the log to standard error. Later calls in one process change nothing.
 ///
 /// # Errors
 /// A filter that does not parse.
 pub fn init(filter: &str, format: Format) -> Result<(), LogError> {
-    let env = EnvFilter::try_new(filter).map_err(|cause| LogError::Filter {
-        filter: filter.to_owned(),
-        cause: cause.to_string(),
-    })?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(env)
+        .with_env_filter(parse(filter)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // A second node in one process, as tests start, shares the first one's log.
-    let _already = match format {
-        Format::Text => builder.with_target(false).compact().try_init(),
-        Format::Json => builder.json().try_init(),
+    let (first, set): (_, SetFilter) = match format {
+        Format::Text => {
+            let builder = builder.with_target(false).compact().with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            (builder.finish().try_init().is_ok(), Box::new(set))
+        }
+        Format::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            (builder.finish().try_init().is_ok(), Box::new(set))
+        }
     };
+    if first {
+        let _first = SET_FILTER.set(set);
+    }
     Ok(())
+}
+
+/// Puts another filter in force, for what is logged from now on. Without a log,
+/// or where somebody else has set it up, nothing changes.
+///
+/// # Errors
+/// A filter that does not parse.
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
+    let filter = parse(filter)?;
+    if let Some(set) = SET_FILTER.get() {
+        set(filter);
+    }
+    Ok(())
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(filter)
+        .map_err(|cause| LogError::Filter { filter: filter.to_owned(), cause: cause.to_string() })
 }
 
 /// Whether a plugin's record of this level would be written.

@@ -1,5 +1,7 @@
 //! The node's metrics, in Prometheus text form.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -10,10 +12,17 @@ const SECONDS: &[f64] = &[
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+static STATM: OnceLock<Option<File>> = OnceLock::new();
+
+fn open_statm() -> Option<File> {
+    File::open("/proc/self/statm").ok()
+}
+
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Starts collecting. Later calls in one process change nothing.
 pub fn init() {
+    STATM.get_or_init(open_statm);
     HANDLE.get_or_init(|| {
         PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
@@ -43,7 +52,10 @@ pub fn render() -> String {
 /// Resident memory of this process in bytes, as the kernel counts it; `None`
 /// where `/proc` is missing.
 pub fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    // Opened once, at start: a confined process cannot open it later on.
+    let mut statm = [0; 128];
+    let read = STATM.get_or_init(open_statm).as_ref()?.read_at(&mut statm, 0).ok()?;
+    let statm = std::str::from_utf8(&statm[..read]).ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::config::Problems;
 use crate::endpoint::ConnectionRecord;
 
 /// A node at one moment.
@@ -33,6 +34,47 @@ pub struct NodeStatus {
     pub operations: usize,
     /// Resident memory in bytes, where the kernel tells.
     pub resident_bytes: Option<u64>,
+    /// What is in force of `access.toml`.
+    pub access: AccessStatus,
+    /// How far the kernel confines the daemon's file access, where that was
+    /// asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<Confinement>,
+}
+
+/// How far the kernel confines the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Confinement {
+    /// `full`; `partial` where the kernel lacks part of what was asked for;
+    /// `none` where it lacks Landlock.
+    pub enforced: &'static str,
+    /// The version of Landlock that is used; 0 without it.
+    pub landlock: i32,
+}
+
+/// What is in force of `access.toml`, and whether it is what the file says.
+#[derive(Clone, Debug, Serialize)]
+pub struct AccessStatus {
+    /// Peers, disabled ones among them.
+    pub peers: usize,
+    /// API keys, expired ones among them.
+    pub api_keys: usize,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_unix_ms: u64,
+    /// Readings of the file since the start that were in order.
+    pub reloads: u64,
+    /// Why the file as it is now is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedAccess>,
+}
+
+/// An `access.toml` that is not taken up.
+#[derive(Clone, Debug, Serialize)]
+pub struct RefusedAccess {
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_unix_ms: u64,
+    /// What is wrong with it.
+    pub problems: Problems,
 }
 
 /// A plugin of a running node.

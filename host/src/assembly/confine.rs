@@ -1,0 +1,203 @@
+//! What the daemon gives up before it begins: core dumps, and on request every
+//! file but its own.
+//!
+//! A memory image of the process would hold the node's keys. And a mistake in a
+//! plugin that shares the process could reach whatever the daemon's user may
+//! read. With `files = true` in `[sandbox]` the kernel (Landlock) refuses every
+//! file outside the node's folder, the plugins' artifacts, the cache of compiled
+//! components and the paths that the section lists.
+//!
+//! Landlock binds a thread and those that it starts. So this comes first, while
+//! the process has one thread: before the runtime, and before any plugin's code.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+use crate::config::{NodeConfig, Place, Problems};
+use crate::observe::status::Confinement;
+
+/// What the daemon asks the system itself about, as far as it is there.
+const SYSTEM: [&str; 3] = ["/proc/self/cgroup", "/proc/sys/vm", "/sys/fs/cgroup"];
+
+/// Below this a file could still be emptied, or moved to where it may be read.
+const LEAST: ABI = ABI::V3;
+/// The newest that this is written for.
+const NEWEST: ABI = ABI::V7;
+
+static IN_FORCE: OnceLock<Confinement> = OnceLock::new();
+
+/// What this process is confined to; `None` if nobody asked for it.
+pub(super) fn confinement() -> Option<&'static Confinement> {
+    IN_FORCE.get()
+}
+
+/// Has the kernel write no memory image of this process, whatever happens, and
+/// keeps other processes of the same user from reading its memory.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn refuse_core_dumps() -> std::io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none)?;
+    // Where a program collects dumps, the limit alone does not count.
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Confines this process to the node's own files, if its configuration asks for
+/// it. It cannot be undone. Threads that run already are not confined.
+///
+/// # Errors
+/// A path that is listed and missing; a kernel that cannot, where the
+/// configuration requires it.
+pub fn confine(config: &NodeConfig) -> Result<(), Problems> {
+    let sandbox = &config.sandbox;
+    if !sandbox.files {
+        return Ok(());
+    }
+    let allowed = Allowed::of(config)?;
+    let status = allowed.restrict(sandbox.required).map_err(|error| {
+        sandbox.place.problem(
+            format!("the kernel does not confine the daemon's file access: {error}"),
+            "run Linux 6.2 or newer with Landlock enabled, or remove `required`",
+        )
+    })?;
+    let confinement = Confinement {
+        enforced: match status.ruleset {
+            RulesetStatus::FullyEnforced => "full",
+            RulesetStatus::PartiallyEnforced => "partial",
+            RulesetStatus::NotEnforced => "none",
+        },
+        landlock: match status.landlock {
+            LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
+            _ => 0,
+        },
+    };
+    match confinement.enforced {
+        "none" => tracing::warn!("the kernel has no Landlock: file access is not confined"),
+        enforced => {
+            tracing::info!(enforced, landlock = confinement.landlock, "file access is confined");
+        }
+    }
+    // Who is confined twice has the narrower of both, and shows the first.
+    let _first = IN_FORCE.set(confinement);
+    Ok(())
+}
+
+/// Paths that stay open to the daemon.
+struct Allowed {
+    read: Vec<PathFd>,
+    write: Vec<PathFd>,
+}
+
+impl Allowed {
+    /// What is missing of the node's own things has its own problem later on.
+    fn of(config: &NodeConfig) -> Result<Self, Problems> {
+        let folder = config.file.parent().unwrap_or(Path::new("."));
+        let cache = config.file.with_file_name("component-cache");
+        make_private(&cache);
+        let mut own: Vec<PathBuf> = SYSTEM.map(PathBuf::from).into();
+        own.push(folder.to_owned());
+        own.push(config.identity_key.clone());
+        own.extend(config.plugins.iter().map(|plugin| plugin.artifact.clone()));
+        let mut problems = Problems::new();
+        let mut listed = |key: &str, paths: &[PathBuf]| -> Vec<PathFd> {
+            let open = |path: &PathBuf| {
+                let place = config.sandbox.place_of(key);
+                PathFd::new(path).map_err(|error| missing(place, path, &error)).map_err(|problem| {
+                    problems.push(problem);
+                })
+            };
+            paths.iter().map(open).filter_map(Result::ok).collect()
+        };
+        let (mut read, mut write) =
+            (listed("read", &config.sandbox.read), listed("write", &config.sandbox.write));
+        problems.into_result(())?;
+        read.extend(own.iter().filter_map(|path| PathFd::new(path).ok()));
+        write.extend(PathFd::new(cache).ok());
+        Ok(Self { read, write })
+    }
+
+    fn restrict(self, required: bool) -> Result<RestrictionStatus, RulesetError> {
+        let level = match required {
+            true => CompatLevel::HardRequirement,
+            false => CompatLevel::BestEffort,
+        };
+        let rules = |paths: Vec<PathFd>, access: BitFlags<AccessFs>| {
+            paths.into_iter().map(move |path| {
+                // A file has no entries, and asking for rights over them is a mistake.
+                let access = match is_directory(&path) {
+                    true => access,
+                    false => access & AccessFs::from_file(NEWEST),
+                };
+                Ok::<_, RulesetError>(PathBeneath::new(path, access))
+            })
+        };
+        Ruleset::default()
+            .set_compatibility(level)
+            .handle_access(AccessFs::from_all(LEAST))?
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))?
+            .create()?
+            .add_rules(rules(self.read, reading()))?
+            .add_rules(rules(self.write, reading() | writing()))?
+            .restrict_self()
+    }
+}
+
+fn reading() -> BitFlags<AccessFs> {
+    AccessFs::ReadFile | AccessFs::ReadDir
+}
+
+/// Everything about files and folders; no devices, and nothing is run.
+fn writing() -> BitFlags<AccessFs> {
+    AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::MakeSym
+        | AccessFs::MakeSock
+        | AccessFs::MakeFifo
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::Refer
+}
+
+fn is_directory(path: &PathFd) -> bool {
+    rustix::fs::fstat(path).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+    })
+}
+
+/// The folder of the cache, which cannot be made later on. One that is there is
+/// looked at when it is opened, and so is the lack of one.
+fn make_private(folder: &Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    let _there_or_not = std::fs::DirBuilder::new().mode(0o700).create(folder);
+}
+
+fn missing(place: &Place, path: &Path, error: &landlock::PathFdError) -> crate::config::Problem {
+    place.problem(
+        format!("{} cannot be opened: {error}", path.display()),
+        "create it, or remove it from the list",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_memory_image_is_written() {
+        refuse_core_dumps().unwrap();
+        let dumpable = rustix::process::dumpable_behavior().unwrap();
+        assert!(matches!(dumpable, DumpableBehavior::NotDumpable));
+        let limit = rustix::process::getrlimit(Resource::Core);
+        assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
+    }
+}
