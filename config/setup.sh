@@ -2,6 +2,7 @@
 # Checks for what building and testing need, installs what it can, and names
 # the command for what it cannot.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 missing() {
     echo "missing: $1" >&2
@@ -18,4 +19,20 @@ command -v cc >/dev/null || missing "a C compiler" "apt-get install gcc"
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing cargo-nextest"
     cargo install --locked cargo-nextest || missing "cargo-nextest" "cargo install --locked cargo-nextest"
+fi
+
+# Services and references that tests run. A node runs without them, so a failure
+# here is told, and the tests that need them fail.
+python="${CARGO_TARGET_DIR:-target}/python"
+packages=tests/python/requirements.txt
+wanted="$(cksum <"$packages")"
+if [ "$(cat "$python/installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing the Python packages that tests run"
+    if rm -rf "$python" && python3 -m venv "$python" &&
+        "$python/bin/pip" install --quiet --disable-pip-version-check -r "$packages"; then
+        echo "$wanted" >"$python/installed"
+    else
+        echo "missing: the Python packages that some tests run" >&2
+        echo "  install them with: apt-get install python3-venv && make setup" >&2
+    fi
 fi

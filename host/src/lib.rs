@@ -14,6 +14,7 @@ pub mod admin;
 #[cfg(feature = "quinn")]
 pub mod assembly;
 pub mod auth;
+pub mod capabilities;
 #[cfg(feature = "quinn")]
 pub mod cli;
 pub mod config;

@@ -10,4 +10,5 @@
 pub mod artifact;
 pub mod conformance;
 pub mod daemon;
+pub mod secrets;
 pub mod substrate;

@@ -141,3 +141,41 @@ fn k15_registry_and_auth_know_no_transport_and_no_plugin_format() {
         }
     }
 }
+
+/// The variables that code may read: where files are, and how to print. None of
+/// them is a secret; systemd's names the folder in which it puts secrets.
+const VARIABLES: [&str; 4] =
+    ["\"XDG_CONFIG_HOME\"", "\"HOME\"", "\"NO_COLOR\"", "\"CREDENTIALS_DIRECTORY\""];
+
+#[test]
+fn k76_no_code_reads_credentials_from_the_environment() {
+    let mut files = Vec::new();
+    for folder in ["host/src", "plugin-api/src", "vault/src", "plugins"] {
+        sources(&Path::new(ROOT).join(folder), &mut files);
+    }
+    assert!(files.len() > 100, "{} files were found", files.len());
+    let mut seen = std::collections::BTreeSet::<&str>::new();
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Modules at a file's end hold its tests.
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for (at, _) in code.match_indices("env::var") {
+            // The call, or that of the closure which is given the name.
+            let around = &code[at..code[at..].find("\n    }").map_or(code.len(), |n| at + n)];
+            let known: Vec<_> = VARIABLES.iter().filter(|name| around.contains(**name)).collect();
+            let line = code[..at].lines().count();
+            if known.is_empty() || around.starts_with("env::vars") {
+                wrong.push(format!("{}:{line}", file.display()));
+            }
+            seen.extend(known);
+        }
+        for other in ["dotenv", "getenv(", "environ("] {
+            if code.contains(other) {
+                wrong.push(format!("{}: {other}", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(seen.len(), VARIABLES.len(), "a name that nobody reads is no exception: {seen:?}");
+}

@@ -34,10 +34,7 @@ impl EncryptedData {
         getrandom::fill(&mut iv).map_err(|_| VaultError::Encryption)?;
         let salt = STANDARD.encode(salt);
         let context = context(key.version(), &salt, name);
-        let payload = Payload { msg: text.as_bytes(), aad: context.as_bytes() };
-        let data = Aes256Gcm::new(key.bytes().into())
-            .encrypt(&iv.into(), payload)
-            .map_err(|_| VaultError::Encryption)?;
+        let data = seal_bytes(key.bytes(), &iv, context.as_bytes(), text.as_bytes())?;
         Ok(Self {
             key_version: key.version(),
             salt,
@@ -75,9 +72,7 @@ impl EncryptedData {
         decode::<32>(&self.salt)?;
         let iv = decode::<12>(&self.iv)?;
         let data = STANDARD.decode(&self.data).map_err(|_| VaultError::Encryption)?;
-        let plain = Aes256Gcm::new(key.bytes().into())
-            .decrypt(&iv.into(), Payload { msg: &data, aad })
-            .map_err(|_| VaultError::Encryption)?;
+        let plain = open_bytes(key.bytes(), &iv, aad, &data)?;
         match String::from_utf8(plain) {
             Ok(text) => Ok(Zeroizing::new(text)),
             Err(e) => {
@@ -86,6 +81,30 @@ impl EncryptedData {
             }
         }
     }
+}
+
+/// Ciphertext and tag.
+pub(crate) fn seal_bytes(
+    key: &[u8; 32],
+    iv: &[u8; 12],
+    aad: &[u8],
+    plain: &[u8],
+) -> Result<Vec<u8>, VaultError> {
+    Aes256Gcm::new(key.into())
+        .encrypt(iv.into(), Payload { msg: plain, aad })
+        .map_err(|_| VaultError::Encryption)
+}
+
+/// The plain bytes, which are the caller's to wipe.
+pub(crate) fn open_bytes(
+    key: &[u8; 32],
+    iv: &[u8; 12],
+    aad: &[u8],
+    data: &[u8],
+) -> Result<Vec<u8>, VaultError> {
+    Aes256Gcm::new(key.into())
+        .decrypt(iv.into(), Payload { msg: data, aad })
+        .map_err(|_| VaultError::Encryption)
 }
 
 /// Unambiguous: neither the number nor base64 holds a colon, and the name comes last. The salt is in it

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
+
+use crate::locked::Locked;
 
 /// The curve of a derived key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -16,24 +18,36 @@ pub enum KeyType {
 
 /// A private key with its public key.
 ///
+/// It is neither cloned nor serialised, and does not display:
+///
 /// ```compile_fail,E0277
 /// fn clone<T: Clone>() {}
 /// clone::<alknet_vault::DerivedKey>();
 /// ```
+///
+/// ```compile_fail,E0277
+/// fn serialise<T: serde::Serialize>() {}
+/// serialise::<alknet_vault::DerivedKey>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn display<T: std::fmt::Display>() {}
+/// display::<alknet_vault::DerivedKey>();
+/// ```
 pub struct DerivedKey {
     kind: KeyType,
-    secret: Box<[u8; 32]>,
+    secret: Locked<32>,
     public: Vec<u8>,
 }
 
 impl DerivedKey {
     pub(crate) fn new(kind: KeyType, secret: &[u8; 32], public: Vec<u8>) -> Self {
-        Self { kind, secret: Box::new(*secret), public }
+        Self { kind, secret: Locked::new(secret), public }
     }
 
     /// The cache's way to hand out a key; not public, so that copies stay countable.
     pub(crate) fn duplicate(&self) -> Self {
-        Self::new(self.kind, &self.secret, self.public.clone())
+        Self::new(self.kind, self.secret.bytes(), self.public.clone())
     }
 
     /// The curve.
@@ -43,18 +57,12 @@ impl DerivedKey {
 
     /// The private key: for Ed25519 the RFC 8032 seed. The only way to the bytes.
     pub fn expose_secret(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(*self.secret)
+        Zeroizing::new(*self.secret.bytes())
     }
 
     /// The public key: 32 bytes for Ed25519, 33 (compressed) for secp256k1.
     pub fn public_key(&self) -> &[u8] {
         &self.public
-    }
-}
-
-impl Drop for DerivedKey {
-    fn drop(&mut self) {
-        self.secret.zeroize();
     }
 }
 
@@ -66,18 +74,25 @@ impl fmt::Debug for DerivedKey {
 
 /// An AES-256-GCM key of one version.
 ///
+/// It is neither cloned nor serialised:
+///
 /// ```compile_fail,E0277
 /// fn clone<T: Clone>() {}
 /// clone::<alknet_vault::EncryptionKey>();
 /// ```
+///
+/// ```compile_fail,E0277
+/// fn serialise<T: serde::Serialize>() {}
+/// serialise::<alknet_vault::EncryptionKey>();
+/// ```
 pub struct EncryptionKey {
     version: u32,
-    secret: Zeroizing<[u8; 32]>,
+    secret: Locked<32>,
 }
 
 impl EncryptionKey {
-    pub(crate) fn new(version: u32, secret: Zeroizing<[u8; 32]>) -> Self {
-        Self { version, secret }
+    pub(crate) fn new(version: u32, secret: &[u8; 32]) -> Self {
+        Self { version, secret: Locked::new(secret) }
     }
 
     /// The version that blobs sealed with it carry.
@@ -86,7 +101,7 @@ impl EncryptionKey {
     }
 
     pub(crate) fn bytes(&self) -> &[u8; 32] {
-        &self.secret
+        self.secret.bytes()
     }
 }
 

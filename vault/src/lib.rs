@@ -26,6 +26,7 @@ mod cache;
 mod encrypted;
 mod error;
 mod key;
+mod locked;
 mod mnemonic;
 pub mod path;
 mod service;

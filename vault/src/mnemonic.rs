@@ -4,9 +4,9 @@ use std::fmt;
 
 use bip39::{Language, Mnemonic};
 use unicode_normalization::UnicodeNormalization;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::VaultError;
+use crate::{VaultError, locked::Locked};
 
 /// A valid phrase. Wiped on drop, printed as `[REDACTED]`.
 ///
@@ -45,6 +45,11 @@ impl Phrase {
         let entropy = &mut entropy[..words / 3 * 4];
         getrandom::fill(entropy)
             .map_err(|_| VaultError::Mnemonic("the system gave no randomness"))?;
+        Self::of_entropy(entropy)
+    }
+
+    /// The phrase of 16, 20, 24, 28 or 32 bytes.
+    pub(crate) fn of_entropy(entropy: &[u8]) -> Result<Self, VaultError> {
         Mnemonic::from_entropy(entropy)
             .map(Self)
             .map_err(|_| VaultError::Mnemonic("the entropy has a wrong length"))
@@ -59,7 +64,7 @@ impl Phrase {
     pub fn to_seed(&self, passphrase: &str) -> Seed {
         let normal: Zeroizing<String> = Zeroizing::new(passphrase.nfkd().collect());
         let mut bytes = self.0.to_seed_normalized(&normal);
-        let seed = Seed(Box::new(bytes));
+        let seed = Seed(Locked::new(&bytes));
         bytes.zeroize();
         seed
     }
@@ -71,14 +76,14 @@ impl fmt::Debug for Phrase {
     }
 }
 
-/// The 64 bytes from which every key comes. Boxed, so that moving it leaves no copy behind.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Seed(Box<[u8; 64]>);
+/// The 64 bytes from which every key comes. On a page of their own that is not swapped out where the system
+/// allows it, so that moving the seed leaves no copy behind; wiped on drop.
+pub struct Seed(Locked<64>);
 
 impl Seed {
     /// The bytes themselves; the caller must not keep a copy.
     pub fn expose(&self) -> &[u8] {
-        &self.0[..]
+        self.0.bytes()
     }
 }
 

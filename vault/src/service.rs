@@ -99,7 +99,7 @@ impl VaultServiceHandle {
         self.ensure_unlocked()?;
         let path = DerivationPath::encryption(version)?;
         let key = self.derive_parsed(path, KeyType::Ed25519)?;
-        Ok(EncryptionKey::new(version, key.expose_secret()))
+        Ok(EncryptionKey::new(version, &key.expose_secret()))
     }
 
     /// Seals `text` for the entry `name`.
@@ -107,7 +107,20 @@ impl VaultServiceHandle {
     /// # Errors
     /// `VaultLocked`, `Encryption`.
     pub fn encrypt(&self, name: &str, text: &str) -> Result<EncryptedData, VaultError> {
-        EncryptedData::seal(&self.derive_encryption_key()?, name, text)
+        self.encrypt_for_version(CURRENT_KEY_VERSION, name, text)
+    }
+
+    /// Seals `text` for the entry `name` under the encryption key of `version`, from 2.
+    ///
+    /// # Errors
+    /// `VaultLocked`, `InvalidPath` for a version below 2, `Encryption`.
+    pub fn encrypt_for_version(
+        &self,
+        version: u32,
+        name: &str,
+        text: &str,
+    ) -> Result<EncryptedData, VaultError> {
+        EncryptedData::seal(&self.derive_encryption_key_for_version(version)?, name, text)
     }
 
     /// Opens the blob of the entry `name`.
@@ -140,8 +153,7 @@ impl VaultServiceHandle {
         blob: &EncryptedData,
         to: u32,
     ) -> Result<EncryptedData, VaultError> {
-        let text = self.decrypt(name, blob)?;
-        EncryptedData::seal(&self.derive_encryption_key_for_version(to)?, name, &text)
+        self.encrypt_for_version(to, name, &*self.decrypt(name, blob)?)
     }
 
     fn load(&self, phrase: &Phrase, passphrase: &str) -> Result<(), VaultError> {

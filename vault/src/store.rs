@@ -52,6 +52,32 @@ impl CredentialStore {
         }
     }
 
+    /// Reads the store at `path`, or an empty one where there is none, lets `change` edit it, and replaces the
+    /// file. Others who do the same wait until it is done, so that no change is lost.
+    ///
+    /// # Errors
+    /// [`StoreError`], or what `change` says; the file then stands as it was.
+    pub fn edit<T, E: From<StoreError>>(
+        path: impl Into<PathBuf>,
+        change: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let path = path.into();
+        let dir = directory_of(&path);
+        // The directory, because the file itself is another one after each change. The lock goes with the
+        // descriptor, also when the process dies.
+        let held = File::open(dir).map_err(io_error("open", dir))?;
+        held.lock().map_err(io_error("lock", dir))?;
+        let mut store = match Self::load(&path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Self::new(path)
+            }
+            loaded => loaded?,
+        };
+        let done = change(&mut store)?;
+        store.save()?;
+        Ok(done)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -65,10 +91,7 @@ impl CredentialStore {
     pub fn save(&self) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec_pretty(&self.entries)
             .map_err(|e| io_error("encode", &self.path)(e.into()))?;
-        let dir = match self.path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
+        let dir = directory_of(&self.path);
         let mut tag = [0; 8];
         getrandom::fill(&mut tag)
             .map_err(|e| io_error("name a temporary file for", &self.path)(io::Error::other(e)))?;
@@ -81,6 +104,13 @@ impl CredentialStore {
             return Err(io_error("write", &self.path)(e));
         }
         File::open(dir).and_then(|d| d.sync_all()).map_err(io_error("sync", dir))
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
     }
 }
 

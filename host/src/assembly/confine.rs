@@ -19,7 +19,7 @@ use landlock::{
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-use crate::config::{NodeConfig, Place, Problems};
+use crate::config::{NodeConfig, Place, Problems, Unlock, VaultConfig};
 use crate::observe::status::Confinement;
 
 /// What the daemon asks the system itself about, as far as it is there.
@@ -104,6 +104,7 @@ impl Allowed {
         let mut own: Vec<PathBuf> = SYSTEM.map(PathBuf::from).into();
         own.push(folder.to_owned());
         own.push(config.identity_key.clone());
+        own.extend(config.vault.iter().flat_map(VaultConfig::reads));
         own.extend(config.plugins.iter().map(|plugin| plugin.artifact.clone()));
         let mut problems = Problems::new();
         let mut listed = |key: &str, paths: &[PathBuf]| -> Vec<PathFd> {
@@ -120,6 +121,10 @@ impl Allowed {
         problems.into_result(())?;
         read.extend(own.iter().filter_map(|path| PathFd::new(path).ok()));
         write.extend(PathFd::new(cache).ok());
+        if config.vault.as_ref().is_some_and(|vault| vault.unlock == Unlock::Prompt) {
+            // The question is written there, too.
+            write.extend(PathFd::new("/dev/tty").ok());
+        }
         Ok(Self { read, write })
     }
 

@@ -1,12 +1,12 @@
 //! Loading one plugin of the deployment file: verify, open, check against the
 //! stanza, build.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use alknet_plugin_api::{Host, Json, Manifest};
 use ed25519_dalek::VerifyingKey;
 
+use crate::capabilities::Bundle;
 use crate::config::{Mode, NodeConfig, Place, PluginStanza, Problem, Problems};
 use crate::observe::status::PluginStatus;
 #[cfg(feature = "components")]
@@ -70,7 +70,12 @@ impl Loader {
         })
     }
 
-    pub(super) fn load(&mut self, stanza: &PluginStanza) -> Result<Loaded, Problems> {
+    /// Verifies, opens and builds a plugin, and lends it what is in `bundle`.
+    pub(super) fn load(
+        &mut self,
+        stanza: &PluginStanza,
+        bundle: &Bundle,
+    ) -> Result<Loaded, Problems> {
         let start = Instant::now();
         let opened = match self.open(stanza) {
             Ok(opened) => opened,
@@ -85,7 +90,7 @@ impl Loader {
         let host = PluginHost::new(
             stanza.name.as_str(),
             self.shared.clone(),
-            BTreeMap::new(),
+            bundle.of_plugin(),
             stanza.gateway,
         );
         let settings = Json::from(stanza.config.value().clone());
@@ -254,7 +259,14 @@ fn mismatches(stanza: &PluginStanza, manifest: &Manifest) -> Problems {
             _ => {}
         }
     }
-    for name in stanza.capabilities.keys() {
+    for (name, grant) in &stanza.capabilities {
+        let serves = |wanted: &&String| manifest.operations.iter().any(|o| o.name == **wanted);
+        for unknown in grant.operations.iter().filter(|wanted| !serves(wanted)) {
+            problems.push(grant.problem(
+                format!("plugin `{}` has no operation `{unknown}`", stanza.name),
+                "see its operations with `alknet plugin inspect`",
+            ));
+        }
         if !manifest.capabilities.iter().any(|wish| wish.name == *name) {
             problems.push(stanza.problem(
                 "capabilities",

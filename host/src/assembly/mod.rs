@@ -1,9 +1,9 @@
 //! From a deployment file to a running node: the one place that knows everybody.
 //!
-//! 1. [`assemble`] reads `node.toml` and `access.toml`, verifies, opens and
-//!    builds every plugin, registers its operations and freezes the registry. It
-//!    binds nothing: `alknet check` stops here, and so gives the verdict that a
-//!    start would.
+//! 1. [`assemble`] reads `node.toml` and `access.toml`, unlocks the vault,
+//!    verifies, opens and builds every plugin, registers its operations, freezes
+//!    the registry and locks the vault. It binds nothing: `alknet check` stops
+//!    here, and so gives the verdict that a start would.
 //! 2. [`Assembled::start`] binds the endpoint. From then on nothing is added:
 //!    connections find their handler in a frozen table, calls their operation in
 //!    a frozen registry.
@@ -18,6 +18,7 @@ mod node;
 mod registering;
 mod reload;
 mod service;
+mod vault;
 mod watched_file;
 
 use std::sync::Arc;
@@ -27,17 +28,21 @@ use tokio::sync::watch;
 
 use crate::admin::Sources;
 use crate::auth::{PolicyStore, system_unix_time};
+use crate::capabilities::Bundle;
 use crate::config::{
-    AccessConfig, Mode, NodeConfig, NodeDirectory, PluginStanza, Problems, read_key,
+    AccessConfig, Mode, NodeConfig, NodeDirectory, PluginStanza, Problem, Problems, read_key,
 };
+use crate::endpoint::NodeKey;
 use crate::observe::calls::Strikes;
 use crate::observe::status::PluginStatus;
 use crate::plugins::LoadedPlugin;
 use crate::registry::Registry;
 use crate::services::Shared;
+use vault::Lender;
 
 pub use confine::{confine, refuse_core_dumps};
 pub use node::{Node, StartError};
+pub use vault::unlock;
 
 /// The files that say what a node is made of and who may do what.
 struct Deployment {
@@ -57,17 +62,26 @@ impl Deployment {
         let policy = problems.take(access.policy(&directory.access_config()));
         let node = node?;
         problems.extend(access.over(&node.limits));
-        if let Err(problem) = read_key(&node.identity_key, node.identity_place()) {
-            problems.push(problem);
-        }
         let policy = PolicyStore::new(policy.unwrap_or_default(), system_unix_time());
         Some(Self { node, access, policy: Arc::new(policy) })
     }
 }
 
+/// The node's own key, out of the vault or of its file. `Ok(None)` where the
+/// vault, which would have it, is locked.
+fn node_key(config: &NodeConfig, lender: Option<&Lender>) -> Result<Option<NodeKey>, Problem> {
+    let seed = match (config.identity_vault, lender) {
+        (None, _) => read_key(&config.identity_key, config.identity_place())?,
+        (Some(which), Some(lender)) => lender.identity(config, which)?,
+        (Some(_), None) => return Ok(None),
+    };
+    Ok(Some(NodeKey::from_seed(*seed)))
+}
+
 /// A node that is complete but for its endpoint.
 pub struct Assembled {
     deployment: Deployment,
+    key: NodeKey,
     plugins: Vec<LoadedPlugin>,
     /// Plugins that the node starts without, because the file allows it.
     missing: Vec<PluginStatus>,
@@ -100,6 +114,8 @@ pub fn assemble(
     let Some(deployment) = Deployment::load(directory, mode, &mut problems) else {
         return Err(problems);
     };
+    let lender = problems.take(Lender::open(&deployment.node).map_err(Problems::from)).flatten();
+    let key = problems.take(node_key(&deployment.node, lender.as_ref()).map_err(Problems::from));
     let (draining, drained) = watch::channel(false);
     let shared = Shared::new(runtime.clone(), drained);
     let Some(mut loader) =
@@ -112,32 +128,44 @@ pub fn assemble(
     let mut stanzas: Vec<&PluginStanza> = Vec::new();
     let mut missing = Vec::new();
     let mut alpns = Vec::new();
+    let mut bundles = Vec::new();
     for stanza in &deployment.node.plugins {
-        match loader.load(stanza) {
+        let bundle = match &lender {
+            Some(lender) => problems.take(lender.bundle(stanza)),
+            // Nothing to lend, or a locked vault, which is a problem already.
+            None => stanza.capabilities.is_empty().then(Bundle::default),
+        };
+        let Some(bundle) = bundle else { continue };
+        match loader.load(stanza, &bundle) {
             Ok(loading::Loaded::Ready(plugin)) => {
                 alpns.push(
                     stanza.alpn.clone().unwrap_or_else(|| plugin.built.manifest.alpns.clone()),
                 );
                 plugins.push(*plugin);
                 stanzas.push(stanza);
+                bundles.push(bundle);
             }
             Ok(loading::Loaded::Missing(status)) => missing.push(*status),
             Err(more) => problems.extend(more),
         }
     }
+    // Nothing more is taken out of the vault from here on.
+    drop(lender);
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
 
     let sources = Sources::default();
     let strikes = Strikes::default();
+    let granted: Vec<_> = stanzas.iter().copied().zip(&bundles).collect();
     let registry =
-        registering::registry(&deployment.node, runtime, &stanzas, &plugins, &sources, &strikes);
+        registering::registry(&deployment.node, runtime, &granted, &plugins, &sources, &strikes);
     let registry = problems.take(registry);
     problems.into_result(())?;
     // Without problems there is one.
     let registry = registry.ok_or_else(Problems::default)?;
+    let key = key.flatten().ok_or_else(Problems::default)?;
     let policy = deployment.policy.clone();
     shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
-    Ok(Assembled { deployment, plugins, missing, alpns, registry, draining, sources, strikes })
+    Ok(Assembled { deployment, key, plugins, missing, alpns, registry, draining, sources, strikes })
 }
 
 impl Assembled {

@@ -13,9 +13,9 @@ use super::confine::confinement;
 use super::reload::{InForce, admission};
 use super::{Assembled, reload, service};
 use crate::auth::{IdentityProvider, PolicyStore};
-use crate::config::{AccessLimits, Problem, Quic, read_key};
+use crate::config::{AccessLimits, Quic};
 use crate::endpoint::{
-    Crash, Endpoint, EndpointConfig, EndpointError, NodeKey, PeerResolver, RouteTable, RuntimeShape,
+    Crash, Endpoint, EndpointConfig, EndpointError, PeerResolver, RouteTable, RuntimeShape,
 };
 use crate::observe::metrics;
 use crate::observe::status::{NodeStatus, PluginStatus};
@@ -31,9 +31,6 @@ const UPKEEP: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The node's key cannot be read.
-    #[error("{0}")]
-    Key(Problem),
     /// Nothing to listen on.
     #[error("no endpoint is enabled; add `[endpoint.quic]` with `listen` to node.toml")]
     NoEndpoint,
@@ -61,8 +58,7 @@ impl Assembled {
     /// kills the process: [`Node::serve`] will find it.
     ///
     /// # Errors
-    /// A key that cannot be read, an address that is not to be had, or signals
-    /// that cannot be listened for.
+    /// An address that is not to be had, or signals that cannot be listened for.
     pub async fn start(self) -> Result<Node, StartError> {
         let started = Instant::now();
         // Before anybody is told that the node serves, and may send one.
@@ -70,9 +66,7 @@ impl Assembled {
         let terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
         let hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
         let config = &self.deployment.node;
-        let seed =
-            read_key(&config.identity_key, config.identity_place()).map_err(StartError::Key)?;
-        let key = NodeKey::from_seed(*seed);
+        let key = &self.key;
         if config.quic.is_none() && config.iroh.is_none() {
             return Err(StartError::NoEndpoint);
         }
@@ -81,13 +75,13 @@ impl Assembled {
         #[cfg_attr(not(feature = "iroh"), allow(unused_mut))]
         let mut endpoint = Endpoint::bind(
             endpoint_config(config.quic.as_ref(), &limits),
-            &key,
+            key,
             self.routes(),
             peers,
         )?;
         #[cfg(feature = "iroh")]
         if let Some(iroh) = &config.iroh {
-            endpoint.listen_iroh(iroh, &key).await?;
+            endpoint.listen_iroh(iroh, key).await?;
         }
         let endpoint = Arc::new(endpoint);
         let plugins: Arc<[PluginStatus]> = self.plugins().into();

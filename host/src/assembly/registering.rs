@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::admin::{self, Sources};
 use crate::auth::{IdentityProvider, PolicyStore};
+use crate::capabilities::Bundle;
 use crate::config::{NodeConfig, PluginStanza, Problem, Problems};
 use crate::observe::calls::{CallRecorder, Strikes};
 use crate::plugins::LoadedPlugin;
@@ -42,7 +43,7 @@ pub(super) fn duplicate_alpns(stanzas: &[&PluginStanza], alpns: &[Vec<String>]) 
 pub(super) fn registry(
     config: &NodeConfig,
     runtime: &Handle,
-    stanzas: &[&PluginStanza],
+    granted: &[(&PluginStanza, &Bundle)],
     plugins: &[LoadedPlugin],
     sources: &Sources,
     strikes: &Strikes,
@@ -56,18 +57,19 @@ pub(super) fn registry(
         ..Limits::default()
     });
     register(&mut builder, admin::NAME, &admin::operations(sources), None);
-    for (stanza, plugin) in stanzas.iter().zip(plugins) {
-        register(&mut builder, &stanza.name, &plugin.built, Some(stanza));
+    for ((stanza, bundle), plugin) in granted.iter().zip(plugins) {
+        register(&mut builder, &stanza.name, &plugin.built, Some((stanza, bundle)));
         builder.grant(stanza.name.as_str(), authority(stanza), reach(stanza));
     }
-    let unhidden = stanzas.iter().zip(plugins).flat_map(|(stanza, plugin)| unknown(stanza, plugin));
+    let unhidden =
+        granted.iter().zip(plugins).flat_map(|((stanza, _), plugin)| unknown(stanza, plugin));
     let mut problems: Problems = unhidden.collect();
     let frozen = builder.freeze();
     match frozen {
         Ok(registry) if problems.is_empty() => Ok(registry),
         Ok(_) => Err(problems),
         Err(errors) => {
-            problems.extend(errors.iter().map(|error| place(config, stanzas, error)));
+            problems.extend(errors.iter().map(|error| place(config, granted, error)));
             Err(problems)
         }
     }
@@ -77,11 +79,12 @@ fn register(
     builder: &mut RegistryBuilder,
     name: &str,
     built: &Built,
-    stanza: Option<&PluginStanza>,
+    granted: Option<(&PluginStanza, &Bundle)>,
 ) {
     for (spec, code) in built.manifest.operations.iter().zip(&built.operations) {
         let mut registration = HandlerRegistration::new(spec.clone(), code.clone(), name);
-        if let Some(stanza) = stanza {
+        if let Some((stanza, bundle)) = granted {
+            registration.capabilities = bundle.of_operation(&spec.name);
             registration.authority = authority(stanza);
             registration.scoped_env = reach(stanza);
             let hidden = stanza.hide.contains(&spec.name);
@@ -129,7 +132,11 @@ fn unknown(stanza: &PluginStanza, plugin: &LoadedPlugin) -> Vec<Problem> {
 }
 
 /// Points a registry's error at the stanza of the plugin it is about.
-fn place(config: &NodeConfig, stanzas: &[&PluginStanza], error: &RegistryError) -> Problem {
+fn place(
+    config: &NodeConfig,
+    granted: &[(&PluginStanza, &Bundle)],
+    error: &RegistryError,
+) -> Problem {
     let plugin = match error {
         RegistryError::Duplicate { second, .. } => second,
         RegistryError::Spec { at, .. }
@@ -148,8 +155,8 @@ fn place(config: &NodeConfig, stanzas: &[&PluginStanza], error: &RegistryError) 
         _ => "artifact",
     };
     let remedy = "change the deployment file, or the plugin";
-    match stanzas.iter().find(|stanza| stanza.name == *plugin) {
-        Some(stanza) => stanza.problem(key, error.to_string(), remedy),
+    match granted.iter().find(|(stanza, _)| stanza.name == *plugin) {
+        Some((stanza, _)) => stanza.problem(key, error.to_string(), remedy),
         None => crate::config::Place::file_only(&config.file).problem(error.to_string(), remedy),
     }
 }

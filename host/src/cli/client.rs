@@ -8,6 +8,7 @@ use alknet_call_protocol::{CallClient, CallConnection, CallOptions, Subscription
 use alknet_plugin_api::{CallError, CallFuture, CallStream, Connection, Json, OperationType};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryFutureExt};
+use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use super::target::Target;
@@ -151,7 +152,7 @@ pub async fn caller(target: &Target) -> Result<Box<dyn Caller>, Failure> {
     let (calls, driver) =
         CallClient::spawn_dispatch(connection, alknet_call_protocol::Options::new(Arc::new(Tokio)));
     tokio::spawn(driver);
-    Ok(Box::new(ConnectedCaller { calls, way }))
+    Ok(Box::new(ConnectedCaller { calls, way, token: target.token.clone() }))
 }
 
 /// Tokio's timers.
@@ -166,12 +167,20 @@ impl Timer for Tokio {
 struct ConnectedCaller {
     calls: CallConnection,
     way: Way,
+    token: Option<Zeroizing<String>>,
+}
+
+impl ConnectedCaller {
+    fn options(&self, timeout: Option<Duration>) -> CallOptions {
+        let auth_token = self.token.as_ref().map(|token| token.to_string());
+        CallOptions { timeout, auth_token, ..CallOptions::default() }
+    }
 }
 
 impl Caller for ConnectedCaller {
     fn call(&self, name: &str, input: Json, timeout: Option<Duration>) -> CallFuture {
         let (calls, name) = (self.calls.clone(), name.to_owned());
-        let options = CallOptions { timeout, ..CallOptions::default() };
+        let options = self.options(timeout);
         async move { calls.call_with(&name, input, options).await }.boxed()
     }
 
@@ -181,7 +190,7 @@ impl Caller for ConnectedCaller {
         timeout: Option<Duration>,
     ) -> BoxFuture<'a, Option<OperationType>> {
         async move {
-            let options = CallOptions { timeout, ..CallOptions::default() };
+            let options = self.options(timeout);
             self.calls.operation_type(name, &options).await.ok().flatten()
         }
         .boxed()
@@ -189,7 +198,8 @@ impl Caller for ConnectedCaller {
 
     fn subscribe(&self, name: &str, input: Json) -> CallStream {
         let (calls, name) = (self.calls.clone(), name.to_owned());
-        let subscribed = async move { calls.subscribe(&name, input).await };
+        let options = self.options(None);
+        let subscribed = async move { calls.subscribe_with(&name, input, options).await };
         let items = |subscription| {
             futures_util::stream::unfold(subscription, |mut subscription: Subscription| async {
                 let item = subscription.next().await?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use alknet_plugin_api::{CallError, code};
+use alknet_vault::{StoreError, VaultError};
 use serde_json::{Value, json};
 
 use crate::config::{EditError, Problems};
@@ -18,7 +19,7 @@ pub enum Exit {
     Answer = 1,
     /// The command line is wrong.
     Usage = 64,
-    /// The node or an address cannot be reached.
+    /// The node or an address cannot be reached, or the vault does not unlock.
     Unavailable = 69,
     /// alknet itself failed.
     Internal = 70,
@@ -137,7 +138,27 @@ impl From<EditError> for Failure {
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self { exit: Exit::Config, report: Report::Problems(problems) }
+        let exit = match problems.is_a_locked_vault() {
+            true => Exit::Unavailable,
+            false => Exit::Config,
+        };
+        Self { exit, report: Report::Problems(problems) }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(Exit::Config, error.to_string())
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        let exit = match error {
+            VaultError::Mnemonic(_) | VaultError::InvalidPath(_) => Exit::Usage,
+            _ => Exit::Config,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

@@ -11,7 +11,7 @@
 //! | 0 | done |
 //! | 1 | the operation answered with an error |
 //! | 64 | the command line is wrong |
-//! | 69 | the node or an address cannot be reached |
+//! | 69 | the node or an address cannot be reached, or the vault does not unlock |
 //! | 70 | alknet itself failed |
 //! | 78 | the configuration is wrong |
 
@@ -27,6 +27,7 @@ mod check;
 pub mod client;
 mod connect;
 mod failure;
+mod init;
 mod input;
 mod ops;
 mod output;
@@ -37,6 +38,9 @@ mod run;
 mod status;
 mod subscribe;
 mod target;
+mod token;
+mod vault;
+mod whoami;
 
 pub use failure::{Exit, Failure};
 pub use output::{Output, Table};
@@ -61,6 +65,9 @@ pub struct Global {
     /// The node to call: alknet://KEY@HOST:PORT, or a name in `known-nodes` [default: local]
     #[arg(long, global = true, value_name = "ADDRESS")]
     to: Option<String>,
+    /// A file of mode 0600 with a token to call with, or - for standard input
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -71,6 +78,7 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Init),
     Run(run::Run),
     Check(check::Check),
     Ops(ops::Ops),
@@ -81,6 +89,9 @@ enum Command {
     Reload(reload::Reload),
     Peer(peer::Peer),
     Plugin(plugin::Plugin),
+    Vault(vault::Vault),
+    Token(token::Token),
+    Whoami(whoami::Whoami),
 }
 
 impl Global {
@@ -98,7 +109,9 @@ impl Global {
     /// # Errors
     /// The address is wrong, unknown, or there is no local node.
     pub fn target(&self) -> Result<Target, Failure> {
-        target::resolve(&self.directory()?, self.to.as_deref())
+        let target = target::resolve(&self.directory()?, self.to.as_deref())?;
+        let token = self.token_file.as_deref().map(target::read_token).transpose()?;
+        Ok(Target { token, ..target })
     }
 
     /// How often `-v` was given.
@@ -119,8 +132,13 @@ pub fn main() -> ExitCode {
         }
     };
     let output = Output::of_process(cli.global.json);
+    // Any command may come to hold a key.
+    if let Err(error) = crate::assembly::refuse_core_dumps() {
+        output.note(&format!("core dumps cannot be forbidden: {error}"));
+    }
     let Cli { global, command } = cli;
     let result = match command {
+        Command::Init(command) => command.run(&global, &output),
         Command::Run(command) => command.run(&global, &output),
         Command::Check(command) => command.run(&global, &output),
         Command::Ops(command) => command.run(&global, &output),
@@ -131,6 +149,9 @@ pub fn main() -> ExitCode {
         Command::Reload(command) => command.run(&global, &output),
         Command::Peer(command) => command.run(&global, &output),
         Command::Plugin(command) => command.run(&global, &output),
+        Command::Vault(command) => command.run(&global, &output),
+        Command::Token(command) => command.run(&global, &output),
+        Command::Whoami(command) => command.run(&global, &output),
     };
     match result {
         Ok(()) => Exit::Done.into(),
@@ -198,8 +219,9 @@ mod tests {
         let mut options = Vec::new();
         long_options(&Cli::command(), &mut options);
         assert!(options.contains(&"node".to_owned()));
-        // `peer add --key` takes a public key, and refuses what could be another.
-        options.retain(|option| option != "key");
+        // `peer add --key` takes a public key, and refuses what could be another; a
+        // token's file must be its owner's alone.
+        options.retain(|option| option != "key" && option != "token-file");
         for secret in ["seed", "mnemonic", "passphrase", "password", "token", "key", "secret"] {
             assert!(!options.iter().any(|option| option.contains(secret)), "{options:?}");
         }

@@ -35,9 +35,15 @@ pub(super) struct Run {
 
 /// A plugin's file, and what the node is to call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct NamedPlugin {
+pub(super) struct NamedPlugin {
     name: String,
     file: PathBuf,
+}
+
+impl NamedPlugin {
+    pub(super) fn develop(&self) -> DevelopPlugin {
+        DevelopPlugin::new(&self.name, &self.file)
+    }
 }
 
 impl Run {
@@ -56,11 +62,7 @@ impl Run {
     }
 
     fn develop(&self, directory: &NodeDirectory) -> Result<Developed, Failure> {
-        let plugins: Vec<_> = self
-            .plugin
-            .iter()
-            .map(|plugin| DevelopPlugin::new(&plugin.name, &plugin.file))
-            .collect();
+        let plugins: Vec<_> = self.plugin.iter().map(NamedPlugin::develop).collect();
         develop(directory, self.listen, &plugins)
             .map_err(|error| Failure::new(Exit::Config, error.to_string()))
     }
@@ -183,7 +185,7 @@ fn announce(directory: &NodeDirectory, done: &Developed, output: &Output) {
 
 /// `NAME=FILE`, or a file whose name says what it is, such as
 /// `libalknet_plugin_echo.so`.
-fn named_plugin(text: &str) -> Result<NamedPlugin, String> {
+pub(super) fn named_plugin(text: &str) -> Result<NamedPlugin, String> {
     if let Some((name, file)) = text.split_once('=') {
         return Ok(NamedPlugin { name: name.into(), file: file.into() });
     }

@@ -1,6 +1,9 @@
 //! Which node a command talks to, and as whom.
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
@@ -21,6 +24,8 @@ pub struct Target {
     /// The seed of the key by which the command line proves who it is; without
     /// one it is a stranger.
     pub client_key: Option<Zeroizing<[u8; 32]>>,
+    /// A token that is sent with every call, and counts in place of the key.
+    pub token: Option<Zeroizing<String>>,
 }
 
 impl Target {
@@ -45,7 +50,41 @@ pub(super) fn resolve(directory: &NodeDirectory, to: Option<&str>) -> Result<Tar
         Reach::Key(_) => iroh(directory)?,
         Reach::Address(_) => IrohConfig::default(),
     };
-    Ok(Target { reach, iroh, client_key: client_key(directory)? })
+    Ok(Target { reach, iroh, client_key: client_key(directory)?, token: None })
+}
+
+/// More than any token has.
+const LONGEST_TOKEN: u64 = 1_024;
+
+/// The token in a file that only its owner can read, or on standard input for `-`.
+pub(super) fn read_token(file: &Path) -> Result<Zeroizing<String>, Failure> {
+    let unusable = |what: String| {
+        Failure::new(Exit::Usage, format!("no token in {}: {what}", file.display()))
+            .remedy("write the token alone into a file, and run `chmod 600` on it")
+    };
+    let io_error = |error: std::io::Error| unusable(error.to_string());
+    let mut text = Zeroizing::new(String::with_capacity(LONGEST_TOKEN as usize + 1));
+    let read = match file == Path::new("-") {
+        true => std::io::stdin().lock().take(LONGEST_TOKEN + 1).read_to_string(&mut text),
+        false => {
+            let opened = std::fs::File::open(file).map_err(io_error)?;
+            let metadata = opened.metadata().map_err(io_error)?;
+            if !metadata.is_file() {
+                return Err(unusable("it is not a regular file".to_owned()));
+            }
+            if metadata.mode() & 0o077 != 0 {
+                let mode = metadata.mode() & 0o7777;
+                return Err(unusable(format!("others may use it: its mode is {mode:04o}")));
+            }
+            opened.take(LONGEST_TOKEN + 1).read_to_string(&mut text)
+        }
+    };
+    read.map_err(io_error)?;
+    let token = text.trim();
+    match token.is_empty() || token.len() as u64 > LONGEST_TOKEN {
+        true => Err(unusable("it holds something else".to_owned())),
+        false => Ok(Zeroizing::new(token.to_owned())),
+    }
 }
 
 /// Relays and lookups as the node's own file has them, if there is one; a command
@@ -94,6 +133,13 @@ fn local(directory: &NodeDirectory) -> Result<Reach, Failure> {
             .remedy("start one with `alknet run --dev`, or name one with `--to` or `--node`"));
     }
     let config = NodeConfig::load(&directory.node_config(), Mode::Development)?;
+    if config.identity_vault.is_some() {
+        let what = "the node's key is in its vault, which this command does not unlock";
+        return Err(Failure::new(Exit::Config, what).remedy(format!(
+            "add a line `local alknet://<key>@host:port` to {}",
+            directory.known_nodes().display()
+        )));
+    }
     let key = read_key(&config.identity_key, config.identity_place()).map_err(Problems::from)?;
     // A QUIC client reaches iroh's sockets, too.
     let quic = config.quic.iter().flat_map(|quic| &quic.listen);

@@ -8,7 +8,6 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
@@ -47,6 +46,14 @@ impl DevelopPlugin {
             config.insert("root".into(), current.display().to_string().into());
         }
         Self { gateway: name == "call", name, artifact: artifact.into(), config }
+    }
+
+    /// Whether the files of all are there.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(plugins: &[Self]) -> Result<(), DevelopError> {
+        plugin_stanzas(plugins).map(drop)
     }
 }
 
@@ -119,8 +126,7 @@ pub fn develop(
 ) -> Result<Developed, DevelopError> {
     let mut done = Developed::default();
     let path = directory.path();
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| DevelopError::File { path: path.into(), error })?;
+    directory.create().map_err(|error| DevelopError::File { path: path.into(), error })?;
 
     let node_config = directory.node_config();
     let mut made_for = None;
@@ -148,7 +154,7 @@ pub fn develop(
 }
 
 /// The address, with a port that is free if it has none.
-fn with_port(address: SocketAddr) -> io::Result<SocketAddr> {
+pub(super) fn with_port(address: SocketAddr) -> io::Result<SocketAddr> {
     match address.port() {
         0 => UdpSocket::bind(address)?.local_addr(),
         _ => Ok(address),
@@ -161,11 +167,19 @@ fn with_port(address: SocketAddr) -> io::Result<SocketAddr> {
 /// The file exists or cannot be written.
 pub fn write_key(file: &Path, seed: &[u8; 32]) -> io::Result<()> {
     let text = Zeroizing::new(format!("{}\n", hex::encode(seed)));
-    write_new(file, 0o600, text.as_bytes())
+    create_private(file, text.as_bytes())
+}
+
+/// Writes a new file that only its owner can read.
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn create_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_new(file, 0o600, bytes)
 }
 
 /// The public half of the key in `file`, which is made if it is missing.
-fn own_key(file: &Path, done: &mut Developed) -> Result<PublicKey, DevelopError> {
+pub(super) fn own_key(file: &Path, done: &mut Developed) -> Result<PublicKey, DevelopError> {
     let seed = if file.exists() {
         read_key(file, &Place::file_only(file)).map_err(DevelopError::Key)?
     } else {
@@ -178,7 +192,12 @@ fn own_key(file: &Path, done: &mut Developed) -> Result<PublicKey, DevelopError>
     Ok(PublicKey(SigningKey::from_bytes(&seed).verifying_key().to_bytes()))
 }
 
-fn create(file: &Path, mode: u32, text: &str, done: &mut Developed) -> Result<(), DevelopError> {
+pub(super) fn create(
+    file: &Path,
+    mode: u32,
+    text: &str,
+    done: &mut Developed,
+) -> Result<(), DevelopError> {
     write_new(file, mode, text.as_bytes())
         .map_err(|error| DevelopError::File { path: file.into(), error })?;
     done.created.push(file.into());
@@ -193,7 +212,7 @@ fn digest_of(name: &str, artifact: &Path) -> Result<Digest, DevelopError> {
 }
 
 fn node_toml(listen: SocketAddr, plugins: &[DevelopPlugin]) -> Result<String, DevelopError> {
-    let mut text = format!(
+    let head = format!(
         "# A node for development: `alknet run --dev` brings the digests of plugins that\n\
          # were built again up to date. A node in service has no `development = true`.\n\
          development = true\n\
@@ -204,6 +223,12 @@ fn node_toml(listen: SocketAddr, plugins: &[DevelopPlugin]) -> Result<String, De
          [identity]\n\
          key = \"node.key\"\n"
     );
+    Ok(head + &plugin_stanzas(plugins)?)
+}
+
+/// A stanza for each plugin, pinned to the file that is there.
+pub(super) fn plugin_stanzas(plugins: &[DevelopPlugin]) -> Result<String, DevelopError> {
+    let mut text = String::new();
     for plugin in plugins {
         let DevelopPlugin { name, artifact, gateway, config } = plugin;
         let artifact_error =

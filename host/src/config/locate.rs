@@ -7,6 +7,7 @@
 //!    development node: if it is there, it is meant;
 //! 3. `$XDG_CONFIG_HOME/alknet`, or else `~/.config/alknet`.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A node's folder and the names of the files in it.
@@ -42,6 +43,14 @@ impl NodeDirectory {
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Makes the folder, for its owner alone, unless it is there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(&self) -> std::io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
     /// `node.toml`.

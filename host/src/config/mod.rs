@@ -25,6 +25,7 @@ mod access;
 mod develop;
 mod document;
 mod edit;
+mod init;
 mod known_nodes;
 mod locate;
 mod node;
@@ -36,19 +37,26 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vault;
 mod write;
 
 pub use access::{AccessConfig, AccessLimits, CallRate, is_fingerprint};
-pub use develop::{DevelopError, DevelopPlugin, Developed, Repinned, develop, write_key};
+pub use develop::{
+    DevelopError, DevelopPlugin, Developed, Repinned, create_private, develop, write_key,
+};
 pub use edit::{AccessFile, EditError};
+pub use init::{NewNode, existing, init};
 pub use known_nodes::{AddressError, KeyAddress, KnownNodes, NodeAddress, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};
 pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
-pub use plugin::{Authority, CapabilityGrant, Isolation, PluginLimits, PluginStanza};
+pub use plugin::{
+    Authority, CapabilityGrant, CapabilitySource, Isolation, PluginLimits, PluginStanza,
+};
 pub use problem::{Place, Problem, Problems};
 pub use reload::{Changes, Lost, ReloadPlan};
 pub use sandbox::Sandbox;
 pub use settings::Settings;
 pub use values::{Digest, PublicKey, Signature};
+pub use vault::{Unlock, VaultConfig, VaultIdentity};
 
-pub(crate) use values::parse_duration;
+pub(crate) use values::{parse_duration, utc_text};

@@ -16,6 +16,7 @@ use super::plugin::PluginStanza;
 use super::problem::{Place, Problem, Problems};
 use super::sandbox::{Sandbox, sandbox};
 use super::values::{PublicKey, choice, lower_hex};
+use super::vault::{VaultConfig, VaultIdentity, vault};
 use crate::endpoint::{IrohConfig, Lookup, Relay};
 
 /// How strictly plugins must be pinned.
@@ -41,6 +42,10 @@ pub struct NodeConfig {
     pub iroh: Option<IrohConfig>,
     /// The file of the node's private key; see [`read_key`].
     pub identity_key: PathBuf,
+    /// The key of the vault that is used instead of a file's.
+    pub identity_vault: Option<VaultIdentity>,
+    /// Where secrets come from.
+    pub vault: Option<VaultConfig>,
     /// Hard ceilings.
     pub limits: NodeLimits,
     /// The plugins, in the file's order.
@@ -159,7 +164,7 @@ impl NodeConfig {
     }
 
     pub(super) fn read(file: &Path, table: &Table<'_>, mode: Mode) -> Self {
-        let (identity_key, identity_place) = identity(file, table);
+        let (identity_key, identity_vault, identity_place) = identity(file, table);
         let Endpoints { quic, iroh } = endpoints(table);
         let config = Self {
             file: file.to_owned(),
@@ -167,6 +172,8 @@ impl NodeConfig {
             quic,
             iroh,
             identity_key,
+            identity_vault,
+            vault: vault(file, table),
             limits: table.or_default("limits"),
             plugins: table.tables("plugin"),
             observe: table.or_default("observe"),
@@ -174,11 +181,10 @@ impl NodeConfig {
             sandbox: sandbox(table),
             identity_place,
         };
-        vault(table);
         imports(table);
         config.refuse_unpinned(table, mode);
         config.refuse_duplicates(table);
-        config.refuse_capabilities(table);
+        config.refuse_without_vault(table);
         config
     }
 
@@ -231,15 +237,20 @@ impl NodeConfig {
         }
     }
 
-    /// Capabilities come out of the vault, so without one they are promises that
-    /// the node cannot keep.
-    fn refuse_capabilities(&self, table: &Table<'_>) {
+    /// Capabilities and identities come out of the vault, so without one they are
+    /// promises that the node cannot keep.
+    fn refuse_without_vault(&self, table: &Table<'_>) {
+        if self.vault.is_some() {
+            return;
+        }
+        const REMEDY: &str = "add `[vault]`, and make one with `alknet vault init`";
+        if self.identity_vault.is_some() {
+            let what = "the node's key is in the vault, and there is none";
+            table.problem(self.identity_place.problem(what, REMEDY));
+        }
         for plugin in self.plugins.iter().filter(|plugin| !plugin.capabilities.is_empty()) {
-            table.problem(plugin.problem(
-                "capabilities",
-                "the vault, which lends capabilities, is not built into this binary",
-                "remove `capabilities`",
-            ));
+            let what = "capabilities are lent by the vault, and there is none";
+            table.problem(plugin.problem("capabilities", what, REMEDY));
         }
     }
 }
@@ -467,17 +478,18 @@ fn switched(table: &Table<'_>, key: &str, built: bool, read: impl FnOnce(&Table<
     enabled
 }
 
-fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Place) {
+fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Option<VaultIdentity>, Place) {
     let default = file.with_file_name("node.key");
     let Some(node) = table.node("identity") else {
-        return (default, Place::file_only(file));
+        return (default, None, Place::file_only(file));
     };
     let read = node.table(|table| {
-        if let Some(node) = table.node("vault") {
-            node.refuse::<()>(
-                "the vault is not built into this binary",
-                "name a key file instead: `key = \"node.key\"`",
-            );
+        let vault = table.get::<VaultIdentity>("vault");
+        if table.has("vault") && table.has("key") {
+            table.problem(table.place_of("vault").problem(
+                "the node's key is named twice",
+                "keep `key` for a file, or `vault` for a key that the vault derives",
+            ));
         }
         let key = table.node("key").and_then(|node| {
             let text = String::read(&node)?;
@@ -489,22 +501,12 @@ fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Place) {
                 None => PathBuf::read(&node),
             }
         });
-        (key, table.place_of("key"))
+        (key, vault, table.place_of(if table.has("vault") { "vault" } else { "key" }))
     });
     match read {
-        Some((key, place)) => (key.unwrap_or(default), place),
-        None => (default, node.place()),
+        Some((key, vault, place)) => (key.unwrap_or(default), vault, place),
+        None => (default, None, node.place()),
     }
-}
-
-fn vault(table: &Table<'_>) {
-    optional(table, "vault", false, |table| {
-        table.get::<PathBuf>("store");
-        if let Some(node) = table.node("unlock") {
-            choice(&node, &[("prompt", ()), ("descriptor", ()), ("file", ()), ("credential", ())]);
-        }
-        table.get::<PathBuf>("file");
-    });
 }
 
 /// Imports are read so that a mistake in one shows, and refused when on.

@@ -65,15 +65,38 @@ pub struct Authority {
     pub resources: BTreeMap<String, Vec<String>>,
 }
 
-/// A secret of the vault, lent to a plugin.
+/// A secret of the vault, lent to a plugin or to an import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CapabilityGrant {
-    /// The vault entry's name.
-    pub entry: String,
+    /// Where the vault has it.
+    pub source: CapabilitySource,
     /// What it may be used for.
     pub kind: CapabilityKind,
-    /// Whether a component may see the bytes themselves.
+    /// The header that it is the value of; only for [`CapabilityKind::Header`].
+    pub header: Option<String>,
+    /// Whether a plugin may see the bytes themselves; only for
+    /// [`CapabilityKind::Bytes`], which are of no use otherwise.
     pub reveal: bool,
+    /// The operations that it is lent to, without a leading slash; empty for the
+    /// plugin as a whole.
+    pub operations: Vec<String>,
+    place: Place,
+}
+
+/// Where the vault has a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CapabilitySource {
+    /// An entry of the credential store.
+    Entry(String),
+    /// A key that is derived from the phrase; only for [`CapabilityKind::Sign`].
+    Path(String),
+}
+
+impl CapabilityGrant {
+    /// Something wrong with the grant.
+    pub fn problem(&self, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
+        self.place.problem(what, remedy)
+    }
 }
 
 /// What a plugin may use. The host's default applies where there is none; a
@@ -273,14 +296,82 @@ impl Read for CapabilityGrant {
                     None
                 }
             };
+            let (header, reveal) = (header(table, kind), table.or("reveal", false));
+            let source = capability_source(table, kind);
+            let operations = operations(table, "operations");
+            // Bytes that nobody may see, or a key that somebody would.
+            if kind.is_some_and(|kind| reveal != (kind == CapabilityKind::Bytes)) {
+                table.problem(match reveal {
+                    true => table.place_of("reveal").problem(
+                        "only `bytes` can be revealed; the host uses the other kinds itself",
+                        "remove `reveal`, or write `kind = \"bytes\"`",
+                    ),
+                    false => table.place_of("kind").problem(
+                        "bytes are of no use to a plugin that may not see them",
+                        "write `reveal = true` if it may, or another kind",
+                    ),
+                });
+            }
             Some(Self {
-                entry: table.required("entry", "name the vault entry: `entry = \"…\"`"),
-                reveal: table.or("reveal", false),
+                source: source?,
                 kind: kind?,
+                header,
+                reveal,
+                operations,
+                place: table.place(),
             })
         });
         grant.flatten()
     }
+}
+
+fn capability_source(table: &Table<'_>, kind: Option<CapabilityKind>) -> Option<CapabilitySource> {
+    let (entry, path) = (table.get("entry"), table.get::<String>("path"));
+    let problem = match (table.has("entry"), table.has("path")) {
+        (true, false) => return entry.map(CapabilitySource::Entry),
+        (false, true) if kind.is_none_or(|kind| kind == CapabilityKind::Sign) => {
+            return path.map(CapabilitySource::Path);
+        }
+        (false, true) => table
+            .place_of("path")
+            .problem("only keys that sign are derived", "name a vault entry: `entry = \"…\"`"),
+        (true, true) => table
+            .place_of("path")
+            .problem("the secret is named twice", "keep `entry`, or `path` for a derived key"),
+        (false, false) => {
+            table.place().problem("`entry` is missing", "name the vault entry: `entry = \"…\"`")
+        }
+    };
+    table.problem(problem);
+    None
+}
+
+/// The name of a header, which only one kind takes.
+fn header(table: &Table<'_>, kind: Option<CapabilityKind>) -> Option<String> {
+    let node = table.node("header");
+    let wanted = kind == Some(CapabilityKind::Header);
+    let Some(node) = node else {
+        if wanted {
+            table.problem(table.place_of("kind").problem(
+                "the header's name is missing",
+                "name it, as in `header = \"X-Api-Key\"`; the vault entry holds its value",
+            ));
+        }
+        return None;
+    };
+    let name = String::read(&node)?;
+    // The characters of a token (RFC 9110, 5.6.2).
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(letter) {
+        return node.refuse(
+            format!("`{name}` is not a header's name"),
+            "write a name such as `X-Api-Key`, without its value",
+        );
+    }
+    if kind.is_some() && !wanted {
+        return node.refuse("only the kind `header` has a header's name", "remove `header`");
+    }
+    Some(name)
 }
 
 impl Read for PluginLimits {

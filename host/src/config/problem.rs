@@ -61,7 +61,8 @@ impl Place {
 
     /// Something wrong here.
     pub fn problem(&self, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
-        Problem { place: self.clone(), what: what.into(), remedy: remedy.into() }
+        let (what, remedy) = (what.into(), remedy.into());
+        Problem { place: self.clone(), what, remedy, locked: false }
     }
 }
 
@@ -97,6 +98,16 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub remedy: String,
+    locked: bool,
+}
+
+impl Problem {
+    /// The same problem, marked as this: the files are in order, and the vault
+    /// does not unlock.
+    pub(crate) fn of_a_locked_vault(mut self) -> Self {
+        self.locked = true;
+        self
+    }
 }
 
 /// In the manner of compilers: the sentence, the place, the line itself with
@@ -173,6 +184,11 @@ impl Problems {
     /// [`into_result`](Self::into_result).
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
+    }
+
+    /// Whether the files are in order, and only the vault does not unlock.
+    pub fn is_a_locked_vault(&self) -> bool {
+        !self.0.is_empty() && self.0.iter().all(|problem| problem.locked)
     }
 
     /// `value` when nothing is wrong.

@@ -190,15 +190,14 @@ fn k44_with_trusted_keys_every_plugin_needs_a_signature() {
 
 #[test]
 fn what_this_binary_lacks_is_refused_only_when_it_is_on() {
-    let on = "[endpoint.tcp]\n[vault]\n[sandbox]\nmemory = 1\n[[import]]\nname = \"a\"\n\
+    let on = "[endpoint.tcp]\n[sandbox]\nmemory = 1\n[[import]]\nname = \"a\"\n\
               source = \"b\"\n";
     assert_eq!(
         wrong(node(&format!("{NODE}{on}"))),
         [
             "3: `tcp` is not built into this binary",
-            "4: `vault` is not built into this binary",
-            "5: `memory` and `stack` limit scripts, which are not built into this binary",
-            "7: `import` is not built into this binary",
+            "4: `memory` and `stack` limit scripts, which are not built into this binary",
+            "6: `import` is not built into this binary",
         ]
     );
     let off = "[vault]\nenabled = false\nstoer = \"x\"\n";
@@ -412,15 +411,13 @@ fn the_example_node_is_valid_and_its_schema_in_step() {
     let config = node(&text).unwrap();
     assert_eq!(config.plugins.len(), 2);
 
-    // A capability is refused without a vault, so the example cannot grant one.
-    let full = text.replace(
-        "capabilities = {}",
-        "capabilities = { a = { entry = \"b\", kind = \"bearer\" } }",
-    );
+    let grant = &config.plugins[1].capabilities["search"];
+    assert_eq!(grant.operations, ["notes/find"]);
+
     let (result, asked) =
-        read_tracing(file, &full, |table| NodeConfig::read(file, table, Mode::Pinned));
-    assert_eq!(result.unwrap_err().len(), 1);
-    agrees("node.schema.json", &full, &asked);
+        read_tracing(file, &text, |table| NodeConfig::read(file, table, Mode::Pinned));
+    result.unwrap();
+    agrees("node.schema.json", &text, &asked);
 }
 
 #[test]

@@ -328,6 +328,11 @@ fn date_from_days(days: i64) -> (u16, u8, u8) {
     (year as u16, month as u8, day as u8)
 }
 
+/// A time since the Unix epoch as [`Timestamp`] is written.
+pub(crate) fn utc_text(seconds: u64) -> String {
+    Timestamp(seconds).to_datetime().to_string()
+}
+
 impl<T: Read> Read for Vec<T> {
     fn read(node: &Node<'_>) -> Option<Self> {
         match node.elements() {
@@ -379,6 +384,18 @@ mod tests {
         assert_eq!(read("2000-02-29T12:00:00Z"), Some(951_825_600));
         assert_eq!(read("2027-01-01T02:00:00+02:00"), Some(1_798_761_600));
         assert_eq!(read("1901-01-01T00:00:00Z"), Some(0));
+        assert_eq!(utc_text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc_text(951_825_600), "2000-02-29T12:00:00Z");
+        assert_eq!(utc_text(u64::MAX), "9999-12-31T23:59:59Z");
+        // Every day of 800 years, at another time of day.
+        for day in 0..292_194 {
+            let at = day * 86_400 + day % 86_400;
+            let text = utc_text(at);
+            let document = format!("key = {text}\n");
+            let read =
+                read_document("f".as_ref(), &document, |table| table.get::<Timestamp>("key"));
+            assert_eq!(read.unwrap().map(|timestamp| timestamp.0), Some(at));
+        }
         assert_eq!(read("2027-01-01"), None);
         assert_eq!(read("2027-01-01T00:00:00"), None);
         assert_eq!(read("\"2027-01-01T00:00:00Z\""), None);

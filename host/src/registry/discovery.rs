@@ -1,5 +1,6 @@
 //! `services/list`, `services/schema` and `services/list-peers`: what the
-//! caller may call, by the same decision as the call itself.
+//! caller may call, by the same decision as the call itself; and
+//! `services/whoami`: whom that decision is about.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,9 +64,26 @@ pub(super) fn registrations(with_peers: bool) -> Vec<HandlerRegistration> {
                 "properties": { "peer_id": { "type": "string" }, "operations": operations },
             } } },
         }));
+    let whoami = OperationSpec::query("services/whoami")
+        .description("The identity that the caller's key or token stands for; null for a stranger")
+        .tag("discovery")
+        .output(json!({
+            "type": "object",
+            "required": ["identity"],
+            "properties": { "identity": {
+                "type": ["object", "null"],
+                "required": ["id", "scopes", "resources"],
+                "properties": {
+                    "id": { "type": "string" },
+                    "scopes": { "type": "array", "items": { "type": "string" } },
+                    "resources": { "type": "object" },
+                },
+            } },
+        }));
     let mut all = vec![
         host_operation(list, |call, _| Ok(list_operations(&call.0))),
         host_operation(schema, |call, input| describe(&call.0, &input)),
+        host_operation(whoami, |call, _| Ok(identity(&call.0))),
     ];
     if with_peers {
         all.push(host_operation(list_peers, |call, _| Ok(list_by_peer(&call.0))));
@@ -121,6 +139,16 @@ fn callable(call: &Arc<Call>) -> Vec<Arc<Entry>> {
         .filter_map(|name| registry.in_reach(parent, name))
         .filter(|entry| allowed(registry, entry, subject))
         .collect()
+}
+
+/// Every field stands, also the empty ones.
+fn identity(call: &Call) -> Json {
+    let identity = call.identity.as_deref().map(|identity| {
+        json!({
+            "id": identity.id, "scopes": identity.scopes, "resources": identity.resources,
+        })
+    });
+    json!({ "identity": identity }).into()
 }
 
 fn summaries(entries: &[Arc<Entry>]) -> Vec<&Json> {

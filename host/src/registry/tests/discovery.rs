@@ -17,7 +17,7 @@ async fn c30_a_listing_holds_exactly_what_the_caller_may_call() {
     ]);
     let anonymous = Peer::anonymous(&registry);
     let list = anonymous.call("/services/list", json!({})).await.unwrap();
-    assert_eq!(names(&list), ["b/open", "services/list", "services/schema"]);
+    assert_eq!(names(&list), ["b/open", "services/list", "services/schema", "services/whoami"]);
     assert_eq!(
         list["operations"][0],
         json!({
@@ -30,7 +30,10 @@ async fn c30_a_listing_holds_exactly_what_the_caller_may_call() {
     );
     let known = Peer::with_scopes(&registry, &["x"]);
     let list = known.call("/services/list", json!({})).await.unwrap();
-    assert_eq!(names(&list), ["a/closed", "b/open", "services/list", "services/schema"]);
+    assert_eq!(
+        names(&list),
+        ["a/closed", "b/open", "services/list", "services/schema", "services/whoami"]
+    );
 }
 
 #[tokio::test]
