@@ -95,6 +95,9 @@ impl Init {
         }
         output.line(&format!("node key {node_key}"))?;
         output.note(&format!("created {}", vault.store.display()));
+        if let Unlock::File(file) = &vault.unlock {
+            output.note(&format!("created {}", file.display()));
+        }
         for file in created {
             output.note(&format!("created {}", file.display()));
         }
