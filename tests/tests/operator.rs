@@ -210,7 +210,7 @@ async fn k41_a_token_is_printed_once_and_whoami_knows_it() {
     assert_eq!(stranger, json!({ "by": "nothing", "identity": null }));
     assert!(!node.process().stderr().contains(&token[8..]), "not in the log");
     node.alknet(["token", "revoke", &token[..8]]).await.text();
-    node.alknet(["token", "revoke", &token[..8]]).await.refused(78);
+    node.alknet(["token", "revoke", &token[..8]]).await.refused(64);
 }
 
 #[tokio::test]
