@@ -153,7 +153,7 @@ impl VaultServiceHandle {
         blob: &EncryptedData,
         to: u32,
     ) -> Result<EncryptedData, VaultError> {
-        self.encrypt_for_version(to, name, &*self.decrypt(name, blob)?)
+        self.encrypt_for_version(to, name, &self.decrypt(name, blob)?)
     }
 
     fn load(&self, phrase: &Phrase, passphrase: &str) -> Result<(), VaultError> {
