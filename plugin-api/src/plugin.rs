@@ -213,19 +213,26 @@ impl Registrar {
     /// # Errors
     /// Everything that is missing, undeclared or of the wrong kind, in one text.
     pub fn finish(mut self, manifest: Manifest) -> Result<Built, BuildError> {
-        let mut problems = std::mem::take(&mut self.problems);
+        self.check(&manifest)?;
+        let handlers = manifest.alpns.iter().filter_map(|alpn| self.handlers.remove(alpn));
+        let operations =
+            manifest.operations.iter().filter_map(|spec| self.operations.remove(&spec.name));
+        let (handlers, operations) = (handlers.collect(), operations.collect());
+        Ok(Built { manifest, handlers, operations })
+    }
+
+    /// As [`Registrar::finish`], which it is the first half of.
+    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), BuildError> {
+        let mut problems = self.problems.clone();
         problems.extend(manifest.problems().iter().map(ToString::to_string));
-        let mut handlers = Vec::new();
         for alpn in &manifest.alpns {
-            match self.handlers.remove(alpn) {
-                Some(handler) => handlers.push(handler),
-                None => problems.push(format!("ALPN `{alpn}` is declared but has no handler")),
+            if !self.handlers.contains_key(alpn) {
+                problems.push(format!("ALPN `{alpn}` is declared but has no handler"));
             }
         }
-        let mut operations = Vec::new();
         for spec in &manifest.operations {
-            match self.operations.remove(&spec.name) {
-                Some(code) if code.fits(spec.op_type) => operations.push(code),
+            match self.operations.get(&spec.name) {
+                Some(code) if code.fits(spec.op_type) => {}
                 Some(_) => problems.push(format!(
                     "operation `{}` is declared a {:?} but its code is of the other kind",
                     spec.name, spec.op_type
@@ -235,17 +242,26 @@ impl Registrar {
                 }
             }
         }
-        for alpn in self.handlers.keys() {
+        for alpn in self.handlers.keys().filter(|alpn| !manifest.alpns.contains(alpn)) {
             problems.push(format!("ALPN `{alpn}` has a handler but is not declared"));
         }
-        for name in self.operations.keys() {
+        let declared = |name: &String| manifest.operations.iter().any(|spec| spec.name == *name);
+        for name in self.operations.keys().filter(|name| !declared(name)) {
             problems.push(format!("operation `{name}` has code but is not declared"));
         }
-        if problems.is_empty() {
-            Ok(Built { manifest, handlers, operations })
-        } else {
-            Err(BuildError(problems.join("; ")))
-        }
+        if problems.is_empty() { Ok(()) } else { Err(BuildError(problems.join("; "))) }
+    }
+
+    /// What serves an ALPN.
+    #[cfg(target_family = "wasm")]
+    pub(crate) fn handler_of(&self, alpn: &str) -> Option<Arc<dyn DynHandler>> {
+        self.handlers.get(alpn).cloned()
+    }
+
+    /// What answers an operation.
+    #[cfg(target_family = "wasm")]
+    pub(crate) fn code_of(&self, name: &str) -> Option<&OperationCode> {
+        self.operations.get(name)
     }
 }
 

@@ -42,7 +42,7 @@ use crate::error::CallError;
 use crate::handler::HandlerError;
 use crate::host::Host;
 use crate::json::Json;
-use crate::plugin::{Built, OperationCode, Plugin};
+use crate::plugin::{OperationCode, Plugin, Registrar};
 use bindings::alknet::plugin::types;
 
 /// What `wit-bindgen` makes of the world.
@@ -92,13 +92,13 @@ const LEAVE: Duration = Duration::from_secs(1);
 pub struct Exports<P>(PhantomData<P>);
 
 thread_local! {
-    /// The plugin, once built. One instance holds one plugin.
-    static BUILT: RefCell<Option<Rc<Built>>> = const { RefCell::new(None) };
+    /// The plugin's code, once built. One instance holds one plugin.
+    static BUILT: RefCell<Option<Rc<Registrar>>> = const { RefCell::new(None) };
 }
 
 /// The built plugin. The host always builds first, so that its absence is the
 /// host's mistake and worth a trap.
-fn built() -> Rc<Built> {
+fn built() -> Rc<Registrar> {
     BUILT.with_borrow(Clone::clone).unwrap_or_else(|| panic!("called before `build`"))
 }
 
@@ -111,20 +111,24 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
     fn build(config: String) -> Result<(), String> {
         let host = Host::new(Arc::new(host::GuestHost));
         forward::install(host.clone());
-        let built =
-            Built::new::<P>(host, Json::from_checked(config)).map_err(|error| error.to_string())?;
-        BUILT.set(Some(Rc::new(built)));
+        let mut registrar = Registrar::new();
+        P::build(host, Json::from_checked(config), &mut registrar)
+            .map_err(|error| error.to_string())?;
+        BUILT.set(Some(Rc::new(registrar)));
         Ok(())
     }
 
+    fn verify() -> Result<(), String> {
+        built().check(&P::manifest()).map_err(|error| error.to_string())
+    }
+
     async fn handle(
-        handler: u32,
+        alpn: String,
         connection: bindings::Connection,
         auth: String,
     ) -> Result<(), types::HandlerError> {
-        let built = built();
-        let Some(handler) = built.handlers.get(handler as usize).cloned() else {
-            return Err(types::HandlerError::Internal(format!("no handler number {handler}")));
+        let Some(handler) = built().handler_of(&alpn) else {
+            return Err(types::HandlerError::Internal(format!("no handler for ALPN `{alpn}`")));
         };
         let auth = serde_json::from_str(&auth)
             .map_err(|error| types::HandlerError::Internal(format!("auth: {error}")))?;
@@ -144,13 +148,13 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
     }
 
     async fn call(
-        operation: u32,
+        operation: String,
         context: bindings::Context,
         input: Vec<u8>,
     ) -> Result<Vec<u8>, types::CallError> {
         let built = built();
-        let Some(OperationCode::Once(code)) = built.operations.get(operation as usize) else {
-            return Err(unknown(operation).into());
+        let Some(OperationCode::Once(code)) = built.code_of(&operation) else {
+            return Err(unknown(&operation).into());
         };
         let context = Arc::new(operations::GuestContext::new(context));
         let live = context.resource();
@@ -161,14 +165,14 @@ impl<P: Plugin> bindings::Guest for Exports<P> {
     }
 
     async fn subscribe(
-        operation: u32,
+        operation: String,
         context: bindings::Context,
         input: Vec<u8>,
         items: bindings::ItemSink,
     ) -> Result<(), types::CallError> {
         let built = built();
-        let Some(OperationCode::Stream(code)) = built.operations.get(operation as usize) else {
-            return Err(unknown(operation).into());
+        let Some(OperationCode::Stream(code)) = built.code_of(&operation) else {
+            return Err(unknown(&operation).into());
         };
         let context = Arc::new(operations::GuestContext::new(context));
         let live = context.resource();
@@ -193,8 +197,8 @@ fn given_up(context: &bindings::Context) -> CallError {
     }
 }
 
-fn unknown(operation: u32) -> CallError {
-    CallError::internal(format!("no operation number {operation} of this kind"))
+fn unknown(operation: &str) -> CallError {
+    CallError::internal(format!("no code of this kind for operation `{operation}`"))
 }
 
 impl From<CallError> for types::CallError {

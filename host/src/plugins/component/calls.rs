@@ -57,17 +57,18 @@ impl Calls {
 
     async fn call(
         &self,
-        number: u32,
+        operation: &str,
         context: OperationContext,
         input: Json,
         entered: Entered,
     ) -> Result<Json, CallError> {
         let (_place, mut instance) = self.take().await?;
         let context = push(&mut instance, context)?;
+        let operation = operation.to_owned();
         entered.set();
         let result = instance
             .run(async |accessor, plugin| {
-                plugin.call_call(accessor, number, context, input.into_bytes().into()).await
+                plugin.call_call(accessor, operation, context, input.into_bytes().into()).await
             })
             .await
             .map_err(stopped)?;
@@ -82,7 +83,7 @@ impl Calls {
 
     async fn subscribe(
         self: Arc<Self>,
-        number: u32,
+        operation: String,
         context: OperationContext,
         input: Json,
         slot: Arc<SinkSlot>,
@@ -95,7 +96,7 @@ impl Calls {
         let result = instance
             .run(async |accessor, plugin| {
                 let input = input.into_bytes().into();
-                plugin.call_subscribe(accessor, number, context, input, sink).await
+                plugin.call_subscribe(accessor, operation, context, input, sink).await
             })
             .await
             .map_err(stopped)?;
@@ -125,21 +126,21 @@ pub(super) fn call_error(error: types::CallError) -> CallError {
 /// The code of one query or mutation.
 pub(super) struct Call {
     calls: Arc<Calls>,
-    number: u32,
+    operation: Arc<str>,
 }
 
 impl Call {
-    pub(super) fn new(calls: Arc<Calls>, number: u32) -> Self {
-        Self { calls, number }
+    pub(super) fn new(calls: Arc<Calls>, operation: &str) -> Self {
+        Self { calls, operation: operation.into() }
     }
 }
 
 impl Operation for Call {
     fn call(&self, context: OperationContext, input: Json) -> CallFuture {
-        let (calls, number) = (self.calls.clone(), self.number);
+        let (calls, operation) = (self.calls.clone(), self.operation.clone());
         let host = calls.plugin.host.clone();
         Box::pin(Lingering::new(host, move |entered| async move {
-            calls.call(number, context, input, entered).await
+            calls.call(&operation, context, input, entered).await
         }))
     }
 }
@@ -147,22 +148,23 @@ impl Operation for Call {
 /// The code of one subscription.
 pub(super) struct Subscribe {
     calls: Arc<Calls>,
-    number: u32,
+    operation: Arc<str>,
 }
 
 impl Subscribe {
-    pub(super) fn new(calls: Arc<Calls>, number: u32) -> Self {
-        Self { calls, number }
+    pub(super) fn new(calls: Arc<Calls>, operation: &str) -> Self {
+        Self { calls, operation: operation.into() }
     }
 }
 
 impl Subscription for Subscribe {
     fn subscribe(&self, context: OperationContext, input: Json) -> CallStream {
         let slot = Arc::new(SinkSlot::default());
-        let (calls, number, items) = (self.calls.clone(), self.number, slot.clone());
+        let (calls, items) = (self.calls.clone(), slot.clone());
+        let operation = String::from(&*self.operation);
         let host = calls.plugin.host.clone();
         let producer = Lingering::new(host, move |entered| {
-            calls.subscribe(number, context, input, items, entered)
+            calls.subscribe(operation, context, input, items, entered)
         });
         Box::pin(Subscribed { producer: Some(producer), failure: None, slot })
     }

@@ -13,12 +13,12 @@ use super::open::Component;
 /// The handler of one of a component's ALPNs.
 pub(super) struct Handler {
     plugin: Arc<Component>,
-    number: u32,
+    alpn: Box<str>,
 }
 
 impl Handler {
-    pub(super) fn new(plugin: Arc<Component>, number: u32) -> Self {
-        Self { plugin, number }
+    pub(super) fn new(plugin: Arc<Component>, alpn: &str) -> Self {
+        Self { plugin, alpn: alpn.into() }
     }
 }
 
@@ -50,11 +50,11 @@ impl DynHandler for Handler {
                 .table
                 .push(connection)
                 .map_err(|error| HandlerError::internal(error.to_string()))?;
-            let number = self.number;
+            let alpn = String::from(&*self.alpn);
             entered.set();
             let result = instance
                 .run(async |accessor, plugin| {
-                    plugin.call_handle(accessor, number, connection, auth).await
+                    plugin.call_handle(accessor, alpn, connection, auth).await
                 })
                 .await
                 .map_err(stopped)?;

@@ -162,6 +162,18 @@ impl Instance {
             .map_err(|error| Trap::from_wasmtime(&error, &self.stderr.last()))
     }
 
+    /// Asks a built plugin whether it is what its manifest declares.
+    pub(super) async fn verify(&mut self) -> Result<(), ComponentError> {
+        let cpu = self.cpu.clone();
+        cpu.meter(self.plugin.call_verify(&mut self.store))
+            .await
+            .map_err(|error| ComponentError::Trapped {
+                export: "verify",
+                trap: Trap::from_wasmtime(&error, &self.stderr.last()),
+            })?
+            .map_err(ComponentError::Build)
+    }
+
     /// Builds the plugin.
     pub(super) async fn build(&mut self, config: &str) -> Result<(), ComponentError> {
         let cpu = self.cpu.clone();

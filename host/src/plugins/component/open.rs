@@ -22,7 +22,7 @@ const PACKAGE: &str = "alknet:plugin";
 /// Interfaces of the world.
 const INTERFACES: [&str; 5] = ["types", "connections", "capabilities", "operations", "host"];
 /// What every plugin exports.
-const EXPORTS: [&str; 5] = ["manifest", "build", "handle", "call", "subscribe"];
+const EXPORTS: [&str; 6] = ["manifest", "build", "verify", "handle", "call", "subscribe"];
 
 /// Compiles a component, or takes its code from the cache, and reads its
 /// manifest. This takes up to seconds and blocks: call it on a thread for such
@@ -131,19 +131,26 @@ impl Opened for OpenedComponent {
         let config = String::from_utf8_lossy(config.as_bytes()).into_owned();
         let plugin = Arc::new(Component::new(program, host, config));
         // One instance is built now: whatever is wrong with the configuration
-        // must show before anybody connects.
-        let first = block_on(plugin.instance(None)).map_err(refuse)?;
-        let calls = Arc::new(Calls::new(plugin.clone(), first));
-        let handlers = (0..manifest.alpns.len() as u32)
-            .map(|number| Arc::new(Handler::new(plugin.clone(), number)) as _)
+        // or the plugin's code must show before anybody connects.
+        let first = block_on(async {
+            let mut first = plugin.instance(None).await?;
+            first.verify().await?;
+            Ok(first)
+        });
+        let calls = Arc::new(Calls::new(plugin.clone(), first.map_err(refuse)?));
+        let handlers = manifest
+            .alpns
+            .iter()
+            .map(|alpn| Arc::new(Handler::new(plugin.clone(), alpn)) as _)
             .collect();
-        let operations = (0..)
-            .zip(&manifest.operations)
-            .map(|(number, spec)| match spec.op_type {
+        let operations = manifest
+            .operations
+            .iter()
+            .map(|spec| match spec.op_type {
                 OperationType::Subscription => {
-                    OperationCode::Stream(Arc::new(Subscribe::new(calls.clone(), number)))
+                    OperationCode::Stream(Arc::new(Subscribe::new(calls.clone(), &spec.name)))
                 }
-                _ => OperationCode::Once(Arc::new(Call::new(calls.clone(), number))),
+                _ => OperationCode::Once(Arc::new(Call::new(calls.clone(), &spec.name))),
             })
             .collect();
         Ok(Built { manifest, handlers, operations })
