@@ -4,16 +4,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use alknet::plugins::artifact::Policy;
-use alknet::plugins::component::{self, ComponentLimits, Engine, EngineOptions, Trap};
-use alknet::plugins::{Artifact, Kind, LoadError, Opened, native};
+use alknet::plugins::component::{self, ComponentLimits, Engine, EngineOptions};
+use alknet::plugins::{Artifact, Kind, LoadError, Opened, mark_crashes, native};
 use alknet_plugin_api::abi::Panicked;
 use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
 use alknet_plugin_api::{
-    AuthContext, Built, CallError, CallStream, CapabilityKind, Connection, DynHandler,
-    HandlerError, Identity, Json,
+    Built, CallError, CallStream, CapabilityKind, Connection, Identity, Json,
 };
 use alknet_plugin_conformance::{ALPN, Conformance};
 use futures_util::future::BoxFuture;
@@ -112,26 +110,6 @@ fn limits() -> ComponentLimits {
     ComponentLimits { cpu_slice_ms: 500, ..ComponentLimits::default() }
 }
 
-/// A component's handler whose traps the test's node knows as crashes, as the
-/// daemon does.
-struct Marked(Arc<dyn DynHandler>);
-
-impl DynHandler for Marked {
-    fn handle(
-        self: Arc<Self>,
-        connection: Connection,
-        auth: AuthContext,
-    ) -> BoxFuture<'static, Result<(), HandlerError>> {
-        let handling = self.0.clone().handle(connection, auth);
-        Box::pin(async move {
-            handling.await.map_err(|error| match Trap::of(&error) {
-                Some(trap) => HandlerError::Internal(Box::new(Panicked(trap.to_string()))),
-                None => error,
-            })
-        })
-    }
-}
-
 /// A plugin driven in memory, however its code came into the process.
 pub struct InMemory {
     plugin: TestPlugin,
@@ -157,7 +135,7 @@ impl InMemory {
         let artifact = read(&artifact::component("alknet-plugin-conformance"), Kind::Component);
         let (host, mut built) = build(component::open(artifact, &engine(cache), limits()));
         for handler in &mut built.handlers {
-            *handler = Arc::new(Marked(handler.clone()));
+            *handler = mark_crashes(handler.clone(), Panicked);
         }
         Self::of(TestPlugin::of(host, built), true)
     }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alknet_plugin_api::{AuthContext, Connection, DynHandler, HandlerError, Identity};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use alknet_plugin_api::Identity;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -19,9 +17,7 @@ use crate::endpoint::{
 };
 use crate::observe::metrics;
 use crate::observe::status::{NodeStatus, PluginStatus};
-#[cfg(feature = "components")]
-use crate::plugins::component::Trap;
-use crate::plugins::native::panic_of;
+use crate::plugins::mark_crashes;
 
 /// How often metrics are folded together, so that they do not pile up between
 /// two looks at them.
@@ -146,7 +142,7 @@ impl Assembled {
                 let manifest = &plugin.built.manifest;
                 let index = manifest.alpns.iter().position(|provided| provided == alpn);
                 let handler = index.and_then(|index| plugin.built.handlers.get(index)).cloned();
-                let handler = handler.map(|handler| Arc::new(Marked(handler)) as _);
+                let handler = handler.map(|handler| mark_crashes(handler, Crash));
                 // Duplicates were refused when the node was assembled.
                 let _first_stays = routes.add(alpn, &plugin.name, handler);
             }
@@ -197,33 +193,6 @@ struct Peers(Arc<PolicyStore>);
 impl PeerResolver for Peers {
     fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity> {
         self.0.resolve_from_fingerprint(fingerprint).map(|identity| (*identity).clone())
-    }
-}
-
-/// A handler whose panics and traps carry the endpoint's mark for a crash, so
-/// that the endpoint need not know what plugins are made of.
-struct Marked(Arc<dyn DynHandler>);
-
-impl DynHandler for Marked {
-    fn handle(
-        self: Arc<Self>,
-        connection: Connection,
-        auth: AuthContext,
-    ) -> BoxFuture<'static, Result<(), HandlerError>> {
-        let handling = self.0.clone().handle(connection, auth);
-        async move {
-            handling.await.map_err(|error| {
-                if let Some(panic) = panic_of(&error) {
-                    return HandlerError::Internal(Box::new(Crash(panic.to_string())));
-                }
-                #[cfg(feature = "components")]
-                if let Some(trap) = Trap::of(&error) {
-                    return HandlerError::Internal(Box::new(Crash(trap.to_string())));
-                }
-                error
-            })
-        }
-        .boxed()
     }
 }
 

@@ -15,10 +15,12 @@ use alknet_plugin_api::{Built, Host, Json, Manifest};
 pub mod artifact;
 #[cfg(feature = "components")]
 pub mod component;
+mod crash;
 mod error;
 pub mod native;
 
 pub use artifact::Artifact;
+pub use crash::{crash_of, mark_crashes};
 pub use error::LoadError;
 
 /// What a plugin is made of, which decides how far it is trusted.
