@@ -349,7 +349,7 @@ impl CallConnection {
         poll_fn(|cx| outbox.poll_room(Kind::Request, &mut place, cx)).await;
         let pending = Pending::new(shared.clone(), outbox, own, subscription);
         let CallOptions { timeout, auth_token, forwarded_for, .. } = options;
-        let written = pending.outbox().append(Kind::Request, |out| {
+        let written = pending.outbox().append_with(Kind::Request, pending.is_alone(), |out| {
             write_frame(out, shared.limits.max_frame, |out| {
                 let (id, token) = (pending.id(), auth_token.as_deref());
                 envelope::write_call(out, id, name, input, token, forwarded_for, *timeout);

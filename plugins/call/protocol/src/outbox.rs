@@ -1,13 +1,17 @@
 //! What is to be written to one stream, gathered so that many envelopes leave in
-//! one write.
+//! one write. A request that has nothing to gather with is written at once, by
+//! whoever makes it, which spares it the way through the connection's task.
 //!
 //! Requests and answers have an allowance each, so that neither a subscription's
 //! items nor a burst of calls can keep the other from being sent.
 
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use alknet_plugin_api::{SendStream, StreamError};
+use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
 
 /// Bytes of requests, or of answers, that wait to be written before no more are
 /// taken: a peer that does not read must not make this side's memory grow.
@@ -30,6 +34,8 @@ pub(crate) enum Kind {
 /// Where everything that goes out on one stream is appended.
 pub(crate) struct Outbox {
     pub(crate) stream: u64,
+    /// Nothing once the stream's task is gone. Locked after `state`, or alone.
+    send: Mutex<Option<SendStream>>,
     state: Mutex<State>,
 }
 
@@ -44,7 +50,10 @@ struct State {
     /// How often the buffer was taken; a place in `waiting` lasts until then.
     generation: u64,
     waiting: Vec<Waker>,
+    /// The stream's task, while it rests: it has written all that it took.
     task: Option<Waker>,
+    /// Something was written in the task's place and not flushed.
+    unflushed: bool,
     finish: bool,
     unanswerable: bool,
     closed: bool,
@@ -57,8 +66,19 @@ pub(crate) struct Place {
 }
 
 impl Outbox {
-    pub(crate) fn new(stream: u64) -> Self {
-        Self { stream, state: Mutex::default() }
+    pub(crate) fn new(stream: u64, send: SendStream) -> Self {
+        Self { stream, send: Mutex::new(Some(send)), state: Mutex::default() }
+    }
+
+    /// The sending half, for the stream's task.
+    pub(crate) fn with_send<T>(
+        &self,
+        work: impl FnOnce(&mut SendStream) -> Poll<Result<T, StreamError>>,
+    ) -> Poll<Result<T, StreamError>> {
+        match &mut *self.send.lock() {
+            Some(send) => work(send),
+            None => Poll::Ready(Err(StreamError::StreamClosed)),
+        }
     }
 
     /// Whether requests can still be sent and answered.
@@ -101,6 +121,18 @@ impl Outbox {
         kind: Kind,
         write: impl FnOnce(&mut BytesMut) -> R,
     ) -> Option<R> {
+        self.append_with(kind, false, write)
+    }
+
+    /// As [`Outbox::append`]. With `alone`, nothing is expected to gather with
+    /// this: where the stream's task rests and the transport has room, it is
+    /// written at once and the task left in peace.
+    pub(crate) fn append_with<R>(
+        &self,
+        kind: Kind,
+        alone: bool,
+        write: impl FnOnce(&mut BytesMut) -> R,
+    ) -> Option<R> {
         let (result, task) = {
             let mut state = self.state.lock();
             let pointless = kind == Kind::Request && (state.unanswerable || state.finish);
@@ -116,12 +148,34 @@ impl Outbox {
                 Kind::Refusal => state.refusals += 1,
                 Kind::Abort => {}
             }
-            (result, state.task.take())
+            let written = alone && before == 0 && self.write_through(&mut state);
+            (result, if written { None } else { state.task.take() })
         };
         if let Some(task) = task {
             task.wake();
         }
         Some(result)
+    }
+
+    /// Writes the whole buffer to the stream in the place of its resting task;
+    /// `false` where the task has to go on. Errors are the task's to find: the
+    /// stream gives them again.
+    fn write_through(&self, state: &mut State) -> bool {
+        let (Some(task), Some(mut send)) = (&state.task, self.send.try_lock()) else {
+            return false;
+        };
+        let Some(send) = send.as_mut() else { return false };
+        // The transport's wake-up, should it have no room, is for the task.
+        let mut cx = Context::from_waker(task);
+        while !state.buffer.is_empty() {
+            match send.poll_write(&mut cx, &state.buffer) {
+                Poll::Ready(Ok(n)) => state.buffer.advance(n),
+                Poll::Ready(Err(_)) | Poll::Pending => return false,
+            }
+        }
+        (state.requests, state.answers, state.refusals) = (0, 0, 0);
+        state.unflushed = !matches!(Pin::new(send).poll_flush(&mut cx), Poll::Ready(Ok(())));
+        !state.unflushed
     }
 
     /// Finishes the sending side once everything appended has been written and
@@ -150,9 +204,12 @@ impl Outbox {
         self.state.lock().unanswerable = true;
     }
 
-    /// The stream's task is being polled: it looks here before it rests.
-    pub(crate) fn task_awake(&self) {
-        self.state.lock().task = None;
+    /// The stream's task is being polled: it looks here before it rests. Whether
+    /// something was written in its place that it has to flush.
+    pub(crate) fn task_awake(&self) -> bool {
+        let mut state = self.state.lock();
+        state.task = None;
+        std::mem::take(&mut state.unflushed)
     }
 
     /// Exchanges the empty `into` for what has gathered. Where nothing has, the
@@ -173,6 +230,14 @@ impl Outbox {
         };
         waiting.into_iter().for_each(Waker::wake);
         true
+    }
+
+    /// The stream's task is gone, and with it the stream, which is reset unless
+    /// it was finished.
+    pub(crate) fn release(&self) {
+        self.close();
+        let send = self.send.lock().take();
+        drop(send);
     }
 
     /// Nothing more is written.

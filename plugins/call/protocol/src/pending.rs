@@ -20,6 +20,8 @@ pub(crate) struct Pending {
     slot: Arc<Slot>,
     number: u64,
     id: CallId,
+    /// Whether no other call of this side was in flight when it began.
+    alone: bool,
     own_stream: bool,
 }
 
@@ -31,12 +33,16 @@ impl Pending {
         subscription: bool,
     ) -> Self {
         let slot = Arc::new(Slot::new(outbox, subscription));
-        let (number, id) = shared.start(&slot);
-        Self { shared, slot, number, id, own_stream }
+        let (number, id, alone) = shared.start(&slot);
+        Self { shared, slot, number, id, alone, own_stream }
     }
 
     pub(crate) fn id(&self) -> &str {
         self.id.as_str()
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     pub(crate) fn outbox(&self) -> &Outbox {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use alknet_plugin_api::{CallError, GatewayRequest, RecvStream, SendStream, StreamError, code};
+use alknet_plugin_api::{CallError, GatewayRequest, RecvStream, StreamError, code};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -52,7 +52,6 @@ impl From<StreamError> for End {
 pub(crate) struct StreamTask {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
-    send: SendStream,
     recv: RecvStream,
     decoder: FrameDecoder,
     /// The decoder's share of the connection's unfinished frames.
@@ -75,13 +74,12 @@ impl StreamTask {
     pub(crate) fn new(
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
-        (send, recv): (SendStream, RecvStream),
+        recv: RecvStream,
     ) -> Self {
         let decoder = FrameDecoder::new(shared.limits.max_frame);
         Self {
             shared,
             outbox,
-            send,
             recv,
             decoder,
             held: 0,
@@ -125,7 +123,7 @@ impl StreamTask {
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
-        self.outbox.task_awake();
+        self.unflushed |= self.outbox.task_awake();
         self.more_to_read = self.read(cx)?;
         if self.shared.is_lost() {
             if self.more_to_read {
@@ -162,7 +160,7 @@ impl StreamTask {
         }
         if self.finished {
             // A peer that is told to go before it has the end may never have it.
-            self.delivered = self.delivered || self.send.poll_stopped(cx).is_ready();
+            self.delivered = self.delivered || self.outbox.with_send(|send| send.poll_stopped(cx)).is_ready();
             return Ok(if self.delivered && self.read_done {
                 Poll::Ready(())
             } else {
@@ -171,7 +169,7 @@ impl StreamTask {
         }
         // The peer may stop reading while nothing is there to be written.
         if !self.running.is_empty()
-            && let Poll::Ready(stopped) = self.send.poll_stopped(cx)
+            && let Poll::Ready(stopped) = self.outbox.with_send(|send| send.poll_stopped(cx))
             && stopped?.is_some()
         {
             return Err(End::Reset(reset::CANCELLED));
@@ -362,7 +360,7 @@ impl StreamTask {
             return Ok(false);
         }
         while !self.out.is_empty() || self.outbox.take(&mut self.out, cx) {
-            match self.send.poll_write(cx, &self.out) {
+            match self.outbox.with_send(|send| send.poll_write(cx, &self.out)) {
                 Poll::Ready(Ok(n)) => {
                     self.out.advance(n);
                     self.unflushed = true;
@@ -374,9 +372,11 @@ impl StreamTask {
             }
         }
         if self.unflushed
-            && let Poll::Ready(flushed) = Pin::new(&mut self.send).poll_flush(cx)
+            && let Poll::Ready(flushed) = self.outbox.with_send(|send| {
+                Pin::new(send).poll_flush(cx).map_err(StreamError::from_io)
+            })
         {
-            flushed.map_err(StreamError::from_io)?;
+            flushed?;
             self.unflushed = false;
         }
         let ended = self.outbox.is_finishing() || self.read_done;
@@ -384,7 +384,7 @@ impl StreamTask {
             self.outbox.close();
             self.finished = true;
             // It fails only where the stream has ended already.
-            let _ = self.send.finish();
+            let _ = self.outbox.with_send(|send| Poll::Ready(send.finish()));
         }
         Ok(progress)
     }
@@ -402,7 +402,10 @@ impl Future for StreamTask {
                 Poll::Ready(())
             }
             Err(End::Reset(code)) => {
-                this.send.reset(code);
+                let _ = this.outbox.with_send(|send| {
+                    send.reset(code);
+                    Poll::Ready(Ok(()))
+                });
                 this.recv.stop(code);
                 Poll::Ready(())
             }
@@ -413,7 +416,7 @@ impl Future for StreamTask {
 impl Drop for StreamTask {
     fn drop(&mut self) {
         self.shared.hold(self.held, 0);
-        self.outbox.close();
+        self.outbox.release();
         self.shared.stream_ended(self.outbox.stream);
     }
 }

@@ -136,10 +136,14 @@ impl Shared {
 
     // This side's calls.
 
-    pub(crate) fn start(&self, slot: &Arc<Slot>) -> (u64, CallId) {
+    /// Enters a call: its number, its id, and whether no other is in flight.
+    pub(crate) fn start(&self, slot: &Arc<Slot>) -> (u64, CallId, bool) {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
-        self.outbound.lock().calls.insert(number, slot.clone());
-        (number, self.ids.id(number))
+        let mut outbound = self.outbound.lock();
+        let alone = outbound.calls.is_empty();
+        outbound.calls.insert(number, slot.clone());
+        drop(outbound);
+        (number, self.ids.id(number), alone)
     }
 
     pub(crate) fn take_outbound(&self, number: u64) -> Option<Arc<Slot>> {
@@ -203,9 +207,13 @@ impl Shared {
     // Streams.
 
     /// Hands a stream to the driver; `None` once that is gone.
-    pub(crate) fn add(self: &Arc<Self>, halves: (SendStream, RecvStream)) -> Option<Arc<Outbox>> {
-        let outbox = Arc::new(Outbox::new(self.next_stream.fetch_add(1, Ordering::Relaxed)));
-        let task = StreamTask::new(self.clone(), outbox.clone(), halves);
+    pub(crate) fn add(
+        self: &Arc<Self>,
+        (send, recv): (SendStream, RecvStream),
+    ) -> Option<Arc<Outbox>> {
+        let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let outbox = Arc::new(Outbox::new(number, send));
+        let task = StreamTask::new(self.clone(), outbox.clone(), recv);
         let driver = {
             let mut opened = self.opened.lock();
             if opened.closed {

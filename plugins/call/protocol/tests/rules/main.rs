@@ -3,6 +3,7 @@
 
 mod calls;
 mod ends;
+mod lone;
 mod peer;
 mod pressure;
 mod wire;
