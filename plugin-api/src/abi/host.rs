@@ -48,8 +48,7 @@ impl Table for TaskRef {
     }
 }
 
-/// The waker stands behind a lock of its own, so that `abort` may be called
-/// while another thread polls.
+/// Behind a lock, so that `abort` may be called while another thread polls.
 struct ExportedTask {
     task: std::sync::Mutex<(TaskHandle, WakerCache)>,
 }

@@ -62,7 +62,8 @@ type Sending = Exported<dyn SendBackend>;
 type Receiving = Exported<dyn RecvBackend>;
 
 /// # Safety
-/// `data` came from an `Exported<B>` that is alive and that nobody else uses now.
+/// `data` came from an `Exported<B>` that is alive and that nobody else uses now:
+/// importers call with `&mut self`, or with `&self` of a type that is not Sync.
 unsafe fn half<'a, B: ?Sized>(data: *mut ()) -> &'a mut Exported<B> {
     // SAFETY: the caller vouches for it.
     unsafe { &mut *data.cast() }

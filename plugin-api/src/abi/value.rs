@@ -531,8 +531,10 @@ pub trait Table: Copy {
 
 // SAFETY: only objects that are Send are exported behind a handle.
 unsafe impl<T: Table> Send for Handle<T> {}
-// SAFETY: kinds whose table takes `&self` calls export objects that are Sync;
-// the others (streams, tasks) are reached through `&mut` importers alone.
+// SAFETY: connections, hosts, contexts, environments, gateways, capabilities,
+// tasks and plugins are exported as objects that are Sync. Halves of streams are
+// not; their importers are only used as `Box<dyn SendBackend>` and
+// `Box<dyn RecvBackend>`, which nobody can share.
 unsafe impl<T: Table> Sync for Handle<T> {}
 
 impl<T: Table> Handle<T> {
