@@ -10,9 +10,7 @@ use alknet::plugins::component::{self, ComponentLimits, Engine, EngineOptions};
 use alknet::plugins::{Artifact, Kind, LoadError, Opened, mark_crashes, native};
 use alknet_plugin_api::abi::Panicked;
 use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
-use alknet_plugin_api::{
-    Built, CallError, CallStream, CapabilityKind, Connection, Identity, Json,
-};
+use alknet_plugin_api::{Built, CallError, CallStream, CapabilityKind, Connection, Identity, Json};
 use alknet_plugin_conformance::{ALPN, Conformance};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};

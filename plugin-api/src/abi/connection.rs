@@ -9,10 +9,11 @@ use abi_stable::prefix_type::WithMetadata;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::fault::{self, Fault};
 use super::future::{RawTask, Unit, run};
 use super::guard_drop;
 use super::stream::{ImportedRecv, ImportedSend, RecvRef, SendRef, export_recv, export_send};
-use super::value::{Blob, Fault, Handle, Slice, Table, answer, ask, demand, drop_raw, fault};
+use super::value::{Blob, Handle, Slice, Table, answer, ask, demand, drop_raw};
 use crate::backend::{BiHalves, ConnectionBackend, RecvBackend, SendBackend};
 use crate::connection::{
     Closed, ConnectionInfo, ConnectionStats, DatagramError, IdentityAlreadySet, Source, StreamError,

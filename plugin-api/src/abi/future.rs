@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use abi_stable::StableAbi;
 use futures_core::Stream;
 
-use super::value::{FAULT, Fault, NONE, PENDING, READY, drop_raw, into_raw};
+use super::fault::Fault;
+use super::value::{FAULT, NONE, PENDING, READY, drop_raw, into_raw};
 use super::waker::{WakerCache, WakerWords};
 use super::{guard, guard_drop};
 

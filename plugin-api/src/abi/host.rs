@@ -2,196 +2,28 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use abi_stable::StableAbi;
 use abi_stable::prefix_type::WithMetadata;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::call::{EnvRef, GatewayRef, export_env, export_gateway, import_env, import_gateway};
+use super::capability::{CapabilityRef, export_capability, import_capability};
 use super::connection::{ImportedConnection, exported as exported_connection};
+use super::env::{EnvRef, export_env, import_env, no_env};
+use super::fault::Fault;
 use super::future::{Imported, RawTask, Unit, run};
-use super::value::{
-    Blob, Fault, Handle, PENDING, Pairs, READY, Slice, Table, answer, ask, demand, drop_raw,
-};
-use super::waker::{WakerCache, WakerWords};
+use super::gateway::{GatewayRef, export_gateway, import_gateway};
+use super::task::{TaskRef, export_task, import_task};
+use super::value::{Blob, Handle, Pairs, Slice, Table, answer, ask, demand, drop_raw, object};
 use super::{guard, guard_drop};
 use crate::backend::HostBackend;
 use crate::connection::Connection;
 use crate::context::OperationEnv;
-use crate::host::{
-    Capability, CapabilityBackend, CapabilityKind, Gateway, Level, LogRecord, TaskControl,
-    TaskHandle,
-};
+use crate::host::{Capability, Gateway, Level, LogRecord, TaskHandle};
 use crate::identity::Identity;
 
 type Out<T> = *mut T;
-
-/// As [`TaskControl`]. `poll_ended` returns ready or pending.
-#[repr(C)]
-#[derive(StableAbi)]
-#[sabi(kind(Prefix(prefix_ref = TaskRef, prefix_fields = TaskPrefix)))]
-#[sabi(missing_field(option))]
-#[allow(missing_docs)]
-pub struct TaskTable {
-    pub drop: unsafe extern "C" fn(data: *mut ()),
-    pub abort: unsafe extern "C" fn(data: *mut ()),
-    #[sabi(last_prefix_field)]
-    pub poll_ended: unsafe extern "C" fn(data: *mut (), waker: *const WakerWords) -> u32,
-}
-
-impl Table for TaskRef {
-    fn drop_fn(self) -> unsafe extern "C" fn(*mut ()) {
-        self.drop()
-    }
-}
-
-/// Behind a lock, so that `abort` may be called while another thread polls.
-struct ExportedTask {
-    task: std::sync::Mutex<(TaskHandle, WakerCache)>,
-}
-
-static TASK: WithMetadata<TaskTable> = WithMetadata::new(TaskTable {
-    drop: drop_raw::<ExportedTask>,
-    abort: task_abort,
-    poll_ended: task_poll_ended,
-});
-
-impl ExportedTask {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (TaskHandle, WakerCache)> {
-        self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-unsafe extern "C" fn task_abort(data: *mut ()) {
-    // SAFETY: called through the table with the handle's data.
-    guard_drop(|| unsafe { object::<ExportedTask>(data) }.lock().0.abort());
-}
-
-unsafe extern "C" fn task_poll_ended(data: *mut (), waker: *const WakerWords) -> u32 {
-    let ended = guard(|| {
-        // SAFETY: called through the table with the handle's data.
-        let mut task = unsafe { object::<ExportedTask>(data) }.lock();
-        let (task, cache) = &mut *task;
-        // SAFETY: the importer lends its waker for this call.
-        unsafe { cache.with(*waker, |waker| task.poll_ended(&mut Context::from_waker(waker))) }
-    });
-    match ended {
-        Ok(Poll::Pending) => PENDING,
-        // A control that panics says nothing more about its task.
-        Ok(Poll::Ready(())) | Err(_) => READY,
-    }
-}
-
-struct ImportedTask(Handle<TaskRef>);
-
-impl TaskControl for ImportedTask {
-    fn abort(&self) {
-        // SAFETY: the handle is alive.
-        unsafe { self.0.table.abort()(self.0.data) }
-    }
-
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let words = WakerWords::of(cx.waker());
-        // SAFETY: the handle is alive, the words live through the call.
-        match unsafe { self.0.table.poll_ended()(self.0.data, &words) } {
-            PENDING => Poll::Pending,
-            _ => Poll::Ready(()),
-        }
-    }
-}
-
-/// As [`CapabilityBackend`]; the kind crosses by its name in JSON.
-#[repr(C)]
-#[derive(StableAbi)]
-#[sabi(kind(Prefix(prefix_ref = CapabilityRef, prefix_fields = CapabilityPrefix)))]
-#[sabi(missing_field(option))]
-#[allow(missing_docs)]
-pub struct CapabilityTable {
-    pub drop: unsafe extern "C" fn(data: *mut ()),
-    pub kind: unsafe extern "C" fn(data: *mut (), out: *mut Blob, fault: *mut Fault) -> u32,
-    pub reveal: unsafe extern "C" fn(data: *mut (), out: *mut Blob, fault: *mut Fault) -> u32,
-    #[sabi(last_prefix_field)]
-    pub sign: unsafe extern "C" fn(
-        data: *mut (),
-        message: Slice,
-        out: *mut [u8; 64],
-        fault: *mut Fault,
-    ) -> u32,
-}
-
-impl Table for CapabilityRef {
-    fn drop_fn(self) -> unsafe extern "C" fn(*mut ()) {
-        self.drop()
-    }
-}
-
-static CAPABILITY: WithMetadata<CapabilityTable> = WithMetadata::new(CapabilityTable {
-    drop: drop_raw::<Capability>,
-    kind: capability_kind,
-    reveal: capability_reveal,
-    sign: capability_sign,
-});
-
-pub(crate) fn export_capability(capability: Capability) -> Handle<CapabilityRef> {
-    Handle::new(capability, CapabilityRef(CAPABILITY.static_as_prefix()))
-}
-
-unsafe extern "C" fn capability_kind(data: *mut (), out: Out<Blob>, fault: Out<Fault>) -> u32 {
-    // SAFETY: called through the table with the handle's data.
-    unsafe { answer(out, fault, || Blob::json(&object::<Capability>(data).kind()).map(Some)) }
-}
-
-unsafe extern "C" fn capability_reveal(data: *mut (), out: Out<Blob>, fault: Out<Fault>) -> u32 {
-    // SAFETY: as above.
-    unsafe { answer(out, fault, || Ok(object::<Capability>(data).reveal().map(Blob::new))) }
-}
-
-unsafe extern "C" fn capability_sign(
-    data: *mut (),
-    message: Slice,
-    out: Out<[u8; 64]>,
-    fault: Out<Fault>,
-) -> u32 {
-    // SAFETY: as above.
-    unsafe { answer(out, fault, || Ok(object::<Capability>(data).sign(message.bytes()))) }
-}
-
-struct ImportedCapability {
-    handle: Handle<CapabilityRef>,
-    kind: CapabilityKind,
-}
-
-pub(crate) fn import_capability(handle: Handle<CapabilityRef>) -> Capability {
-    // SAFETY: the handle is alive.
-    let kind = demand(|out, fault| unsafe { handle.table.kind()(handle.data, out, fault) });
-    // A kind that a newer host knows and this plugin does not is so many bytes.
-    let kind = kind.and_then(|kind| kind.read_json()).unwrap_or(CapabilityKind::Bytes);
-    Capability::new(Arc::new(ImportedCapability { handle, kind }))
-}
-
-impl CapabilityBackend for ImportedCapability {
-    fn kind(&self) -> CapabilityKind {
-        self.kind
-    }
-
-    fn reveal(&self) -> Option<Bytes> {
-        // SAFETY: the handle is alive.
-        let secret =
-            ask(|out, fault| unsafe { self.handle.table.reveal()(self.handle.data, out, fault) });
-        secret.ok().flatten().map(Blob::into_secret)
-    }
-
-    fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
-        // SAFETY: the handle is alive and the message lives through the call.
-        let signature = ask(|out, fault| unsafe {
-            self.handle.table.sign()(self.handle.data, Slice::new(message), out, fault)
-        });
-        signature.ok().flatten()
-    }
-}
 
 /// As [`HostBackend`]; identities cross as JSON, times in nanoseconds.
 /// `gateway` takes the data of a connection's handle, which it only borrows.
@@ -291,13 +123,6 @@ pub(crate) fn export_host(host: Arc<dyn HostBackend>) -> Handle<HostRef> {
     Handle::new::<Exported>(host, HostRef(HOST.static_as_prefix()))
 }
 
-/// # Safety
-/// `data` belongs to a living handle of an exported `T`.
-unsafe fn object<'a, T>(data: *mut ()) -> &'a T {
-    // SAFETY: the caller vouches for it.
-    unsafe { &*data.cast() }
-}
-
 fn level_of(number: u32) -> Level {
     match number {
         0 | 1 => Level::Error,
@@ -328,8 +153,7 @@ unsafe extern "C" fn spawn(
         let task = Box::pin(async move { drop(Imported(task).await) });
         // SAFETY: see above.
         let task = unsafe { object::<Exported>(data) }.spawn(task);
-        let task = ExportedTask { task: std::sync::Mutex::new((task, WakerCache::default())) };
-        Ok(Some(Handle::new(task, TaskRef(TASK.static_as_prefix()))))
+        Ok(Some(export_task(task)))
     };
     // SAFETY: see above.
     unsafe { answer(out, fault, body) }
@@ -514,16 +338,6 @@ impl ImportedHost {
     }
 }
 
-/// A task that the host would not take: it has ended.
-struct NotSpawned;
-
-impl TaskControl for NotSpawned {
-    fn abort(&self) {}
-    fn poll_ended(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
-    }
-}
-
 fn import_wait(task: Result<RawTask<Unit>, Fault>) -> BoxFuture<'static, ()> {
     Box::pin(async move { drop(run(task).await) })
 }
@@ -539,10 +353,7 @@ impl HostBackend for ImportedHost {
         // SAFETY: see above.
         let spawned =
             demand(|out, fault| unsafe { self.table().spawn()(self.data(), task, out, fault) });
-        TaskHandle::new(match spawned {
-            Ok(handle) => Box::new(ImportedTask(handle)),
-            Err(_) => Box::new(NotSpawned),
-        })
+        import_task(spawned)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -630,7 +441,7 @@ impl HostBackend for ImportedHost {
     fn env(&self) -> Arc<dyn OperationEnv> {
         // SAFETY: see above.
         let env = demand(|out, fault| unsafe { self.table().env()(self.data(), out, fault) });
-        env.map_or_else(|_| super::call::no_env(), import_env)
+        env.map_or_else(|_| no_env(), import_env)
     }
 
     fn gateway(&self, connection: &Connection) -> Option<Arc<dyn Gateway>> {

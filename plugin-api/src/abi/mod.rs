@@ -13,20 +13,25 @@
 //!
 //! | module | what crosses |
 //! |---|---|
-//! | [`value`] | slices, owned bytes, faults, handles |
+//! | [`value`] | slices, owned bytes, handles |
+//! | [`fault`] | failures |
 //! | [`waker`] | wakers |
 //! | [`future`] | futures and streams |
 //! | [`stream`] | halves of byte streams |
 //! | [`connection`] | connections |
-//! | [`call`] | contexts, environments, gateways |
+//! | [`call`] | calls and their contexts |
+//! | [`env`](mod@env) | environments |
+//! | [`gateway`] | gateways |
+//! | [`capability`] | capabilities |
+//! | [`task`] | spawned tasks |
 //! | [`host`] | the host's services |
-//! | [`module`] | the plugin as a whole |
+//! | [`module`], [`loaded`] | the plugin as a whole, from both sides |
 //!
 //! # Rules
 //!
 //! - A panic never crosses. Every function that the other side can call runs its
 //!   body in [`catch_unwind`]; the panic's text becomes
-//!   a [`Fault`](value::Fault), and its payload is forgotten, since dropping it
+//!   a [`Fault`](fault::Fault), and its payload is forgotten, since dropping it
 //!   could panic again.
 //! - Whoever made something frees it: owned values carry their own release
 //!   function.
@@ -38,11 +43,17 @@
 #![allow(unsafe_code)]
 
 pub mod call;
+pub mod capability;
 pub mod connection;
+pub mod env;
+pub mod fault;
 pub mod future;
+pub mod gateway;
 pub mod host;
+pub mod loaded;
 pub mod module;
 pub mod stream;
+pub mod task;
 pub mod value;
 pub mod waker;
 
@@ -54,7 +65,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 pub use abi_stable;
-pub use module::{Header, MAGIC, Module, ModuleError, SYMBOL};
+pub use loaded::{Module, ModuleError};
+pub use module::{Header, MAGIC, SYMBOL};
 
 /// The code on the other side of the boundary panicked. It stands inside the
 /// error of the connection or call that this cost.

@@ -7,8 +7,9 @@ use abi_stable::StableAbi;
 use abi_stable::prefix_type::WithMetadata;
 use tokio::io::ReadBuf;
 
+use super::fault::{self, Fault};
 use super::guard;
-use super::value::{FAULT, Fault, Handle, NONE, Table, drop_raw, fault};
+use super::value::{FAULT, Handle, NONE, Table, drop_raw};
 use super::waker::{WakerCache, WakerWords};
 use crate::backend::{Gone, RecvBackend, SendBackend};
 use crate::connection::StreamError;

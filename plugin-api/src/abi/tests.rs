@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 
-use super::module::Module;
 use super::*;
 use crate::prelude::*;
 use crate::testing::{Pair, TestHost};

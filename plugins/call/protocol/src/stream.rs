@@ -71,11 +71,7 @@ pub(crate) struct StreamTask {
 }
 
 impl StreamTask {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        outbox: Arc<Outbox>,
-        recv: RecvStream,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, outbox: Arc<Outbox>, recv: RecvStream) -> Self {
         let decoder = FrameDecoder::new(shared.limits.max_frame);
         Self {
             shared,
@@ -160,7 +156,8 @@ impl StreamTask {
         }
         if self.finished {
             // A peer that is told to go before it has the end may never have it.
-            self.delivered = self.delivered || self.outbox.with_send(|send| send.poll_stopped(cx)).is_ready();
+            self.delivered =
+                self.delivered || self.outbox.with_send(|send| send.poll_stopped(cx)).is_ready();
             return Ok(if self.delivered && self.read_done {
                 Poll::Ready(())
             } else {
@@ -372,9 +369,9 @@ impl StreamTask {
             }
         }
         if self.unflushed
-            && let Poll::Ready(flushed) = self.outbox.with_send(|send| {
-                Pin::new(send).poll_flush(cx).map_err(StreamError::from_io)
-            })
+            && let Poll::Ready(flushed) = self
+                .outbox
+                .with_send(|send| Pin::new(send).poll_flush(cx).map_err(StreamError::from_io))
         {
             flushed?;
             self.unflushed = false;
