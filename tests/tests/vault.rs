@@ -113,8 +113,9 @@ async fn k21_a_vault_that_does_not_unlock_is_69() {
     // Nobody to ask, and no credentials.
     node.replace("node.toml", "unlock = \"file\"", "unlock = \"credential\"");
     refused(&node, "CREDENTIALS_DIRECTORY is not set").await;
-    node.replace("node.toml", "unlock = \"credential\"", "unlock = \"descriptor\"");
-    refused(&node, "file descriptor 3 cannot be read").await;
+    let descriptor = "unlock = \"descriptor\"\ndescriptor = 99";
+    node.replace("node.toml", "unlock = \"credential\"", descriptor);
+    refused(&node, "file descriptor 99 cannot be read").await;
     // What is wrong with the files weighs more: it is not mended by trying again.
     node.append("node.toml", "nonsense = 1\n");
     node.alknet(["check"]).await.refused(78);
