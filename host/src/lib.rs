@@ -19,6 +19,7 @@ pub mod capabilities;
 pub mod cli;
 pub mod config;
 pub mod endpoint;
+pub mod imports;
 pub mod observe;
 pub mod plugins;
 pub mod registry;

@@ -49,6 +49,8 @@ pub struct Built {
     pub files: PathBuf,
     /// A subscription.
     pub clock: PathBuf,
+    /// Whatever a plugin can do, well or badly.
+    pub conformance: PathBuf,
 }
 
 /// Builds the binary and the plugins, once in a run of all tests.
@@ -95,6 +97,7 @@ fn build() -> Built {
         echo: library("alknet-plugin-echo"),
         files: library("alknet-plugin-files"),
         clock: artifact::component("alknet-plugin-clock"),
+        conformance: library("alknet-plugin-conformance"),
     }
 }
 
@@ -175,9 +178,15 @@ impl NodeFolder {
     /// The files of a development node with `call` and `echo`, that admits
     /// however many connections a test makes.
     pub fn developed() -> Self {
+        Self::developed_with(&[("call", &built().call), ("echo", &built().echo)])
+    }
+
+    /// As [`NodeFolder::developed`], with these plugins. The last one's stanza is the
+    /// end of `node.toml`.
+    pub fn developed_with(plugins: &[(&str, &Path)]) -> Self {
         let node = Self::new();
-        let plugins = [("call", &built().call), ("echo", &built().echo)];
-        let plugins = plugins.map(|(name, file)| DevelopPlugin::new(name, file));
+        let plugins: Vec<_> =
+            plugins.iter().map(|(name, file)| DevelopPlugin::new(*name, *file)).collect();
         develop(&node.directory(), node.listen, &plugins).unwrap();
         node.append(
             "access.toml",
@@ -311,6 +320,17 @@ impl Running {
     /// If the process ends without having logged it.
     pub async fn logged(&self, text: &str) {
         self.wait_for(self.stderr.clone(), text).await;
+    }
+
+    /// Waits until standard error has this text so many times.
+    ///
+    /// # Panics
+    /// If the process ends without having logged it.
+    pub async fn logged_times(&self, text: &str, times: usize) {
+        let mut stream = self.stderr.clone();
+        let enough = stream.wait_for(|all| all.matches(text).count() >= times);
+        let found = matches!(tokio::time::timeout(LIMIT, enough).await, Ok(Ok(_)));
+        assert!(found, "`{text}` did not come {times} times:\n{}", self.stderr());
     }
 
     async fn wait_for(&self, mut stream: watch::Receiver<String>, text: &str) {

@@ -13,6 +13,7 @@
 //! Everything wrong with a deployment is collected and reported at once.
 
 mod confine;
+mod importing;
 mod loading;
 mod node;
 mod registering;
@@ -33,6 +34,7 @@ use crate::config::{
     AccessConfig, Mode, NodeConfig, NodeDirectory, PluginStanza, Problem, Problems, read_key,
 };
 use crate::endpoint::NodeKey;
+use crate::imports::Peers;
 use crate::observe::calls::Strikes;
 use crate::observe::status::PluginStatus;
 use crate::plugins::LoadedPlugin;
@@ -41,6 +43,7 @@ use crate::services::Shared;
 use vault::Lender;
 
 pub use confine::{confine, refuse_core_dumps};
+pub use importing::ImportPreview;
 pub use node::{Node, StartError};
 pub use vault::unlock;
 
@@ -87,6 +90,8 @@ pub struct Assembled {
     missing: Vec<PluginStatus>,
     /// The ALPNs served of each of `plugins`, in order of preference.
     alpns: Vec<Vec<String>>,
+    imports: Vec<importing::Planned>,
+    peers: Arc<Peers>,
     registry: Arc<Registry>,
     draining: watch::Sender<bool>,
     sources: Sources,
@@ -153,11 +158,21 @@ pub fn assemble(
     drop(lender);
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
 
+    let imports = importing::plan(&deployment.node, &deployment.access);
+    let imports = problems.take(imports).unwrap_or_default();
+    let peers = Arc::<Peers>::default();
     let sources = Sources::default();
     let strikes = Strikes::default();
     let granted: Vec<_> = stanzas.iter().copied().zip(&bundles).collect();
-    let registry =
-        registering::registry(&deployment.node, runtime, &granted, &plugins, &sources, &strikes);
+    let registry = registering::registry(
+        &deployment.node,
+        runtime,
+        &granted,
+        &plugins,
+        &sources,
+        &strikes,
+        |builder| importing::register(builder, &deployment.node, &imports, &plugins, &peers),
+    );
     let registry = problems.take(registry);
     problems.into_result(())?;
     // Without problems there is one.
@@ -165,13 +180,30 @@ pub fn assemble(
     let key = key.flatten().ok_or_else(Problems::default)?;
     let policy = deployment.policy.clone();
     shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
-    Ok(Assembled { deployment, key, plugins, missing, alpns, registry, draining, sources, strikes })
+    Ok(Assembled {
+        deployment,
+        key,
+        plugins,
+        missing,
+        alpns,
+        imports,
+        peers,
+        registry,
+        draining,
+        sources,
+        strikes,
+    })
 }
 
 impl Assembled {
     /// Plugins that the node would start without.
     pub fn missing(&self) -> &[PluginStatus] {
         &self.missing
+    }
+
+    /// What the node would import, from where and under which names.
+    pub fn imports(&self) -> Vec<ImportPreview> {
+        self.imports.iter().map(ImportPreview::from).collect()
     }
 
     /// The deployment's static part.

@@ -8,12 +8,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::confine::confinement;
+use super::importing::Imports;
 use super::reload::{InForce, admission};
 use super::{Assembled, reload, service};
 use crate::auth::{IdentityProvider, PolicyStore};
 use crate::config::{AccessLimits, Quic};
 use crate::endpoint::{
-    Crash, Endpoint, EndpointConfig, EndpointError, PeerResolver, RouteTable, RuntimeShape,
+    Crash, DialError, Endpoint, EndpointConfig, EndpointError, PeerResolver, RouteTable,
+    RuntimeShape,
 };
 use crate::observe::metrics;
 use crate::observe::status::{NodeStatus, PluginStatus};
@@ -33,6 +35,12 @@ pub enum StartError {
     /// The endpoint does not stand.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// Other nodes cannot be dialled.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// An import that the deployment file requires cannot be made.
+    #[error("{0}; the import's `required = true` keeps the node from starting without it")]
+    Import(String),
     /// Signals cannot be listened for.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -42,6 +50,7 @@ pub enum StartError {
 pub struct Node {
     endpoint: Arc<Endpoint>,
     plugins: Arc<[PluginStatus]>,
+    imports: Arc<Imports>,
     sources: crate::admin::Sources,
     draining: watch::Sender<bool>,
     drain: Duration,
@@ -55,7 +64,7 @@ impl Assembled {
     ///
     /// # Errors
     /// An address that is not to be had, or signals that cannot be listened for.
-    pub async fn start(self) -> Result<Node, StartError> {
+    pub async fn start(mut self) -> Result<Node, StartError> {
         let started = Instant::now();
         // Before anybody is told that the node serves, and may send one.
         let interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
@@ -82,6 +91,10 @@ impl Assembled {
         let endpoint = Arc::new(endpoint);
         let plugins: Arc<[PluginStatus]> = self.plugins().into();
 
+        let imports = std::mem::take(&mut self.imports);
+        let imports = Imports::start(imports, key, &self.registry, &self.peers)?;
+        let imports = Arc::new(imports);
+
         let in_force = Arc::new(InForce::new(
             config,
             self.deployment.access.clone(),
@@ -93,7 +106,7 @@ impl Assembled {
         let reload = reload::start(in_force.clone(), hangup, self.draining.subscribe());
         let _first = self.sources.reload.set(Box::new(reload));
 
-        let (shown, seen) = (endpoint.clone(), plugins.clone());
+        let (shown, seen, imported) = (endpoint.clone(), plugins.clone(), imports.clone());
         let operations = self.registry.operations().len();
         let node_key = hex::encode(key.public().0);
         let tell = move || NodeStatus {
@@ -104,6 +117,7 @@ impl Assembled {
             uptime_seconds: started.elapsed().as_secs(),
             degraded: seen.iter().any(|plugin| plugin.failure.is_some()),
             plugins: seen.to_vec(),
+            imports: imported.status(),
             connections: shown.table().snapshot(),
             operations,
             resident_bytes: metrics::resident_bytes(),
@@ -127,6 +141,7 @@ impl Assembled {
         Ok(Node {
             endpoint,
             plugins,
+            imports,
             sources: self.sources,
             draining: self.draining,
             drain: config.limits.drain_timeout,
@@ -207,6 +222,14 @@ impl Node {
         &self.plugins
     }
 
+    /// Waits for the imports that the deployment file requires.
+    ///
+    /// # Errors
+    /// One of them cannot be made: the node is to be stopped.
+    pub async fn required_imports(&self) -> Result<(), StartError> {
+        self.imports.required().await
+    }
+
     /// The endpoint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
@@ -227,14 +250,17 @@ impl Node {
         self.draining.send_replace(true);
         let shutdown = self.endpoint.shutdown(self.drain);
         tokio::pin!(shutdown);
-        tokio::select! {
-            () = &mut shutdown => return,
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+        let drained = tokio::select! {
+            () = &mut shutdown => true,
+            _ = self.interrupt.recv() => false,
+            _ = self.terminate.recv() => false,
+        };
+        if !drained {
+            tracing::info!("second signal: closing at once");
+            self.endpoint.close_now();
+            shutdown.await;
         }
-        tracing::info!("second signal: closing at once");
-        self.endpoint.close_now();
-        shutdown.await;
+        self.imports.close().await;
     }
 
     /// Tells handlers and plugins to finish, waits for them at most the drain
@@ -242,5 +268,6 @@ impl Node {
     pub async fn shutdown(&self) {
         self.draining.send_replace(true);
         self.endpoint.shutdown(self.drain).await;
+        self.imports.close().await;
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn registry(
     plugins: &[LoadedPlugin],
     sources: &Sources,
     strikes: &Strikes,
+    import: impl FnOnce(&mut RegistryBuilder) -> Problems,
 ) -> Result<Arc<Registry>, Problems> {
     let clock = Arc::new(TokioClock::new());
     let mut builder = RegistryBuilder::new(clock, Arc::new(TokioSpawner(runtime.clone())));
@@ -64,6 +65,7 @@ pub(super) fn registry(
     let unhidden =
         granted.iter().zip(plugins).flat_map(|((stanza, _), plugin)| unknown(stanza, plugin));
     let mut problems: Problems = unhidden.collect();
+    problems.extend(import(&mut builder));
     let frozen = builder.freeze();
     match frozen {
         Ok(registry) if problems.is_empty() => Ok(registry),

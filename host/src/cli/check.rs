@@ -25,10 +25,17 @@ impl Check {
         match output.is_json() {
             true => output.json(&serde_json::json!({
                 "problems": [], "findings": findings, "plugins": assembled.plugins(),
+                "imports": assembled.imports(),
             })),
             false => {
                 for finding in &findings {
                     output.note(&format!("note: {finding}"));
+                }
+                for import in assembled.imports() {
+                    output.line(&format!(
+                        "import {}: {} from {} (not contacted)",
+                        import.name, import.prefix, import.source
+                    ))?;
                 }
                 output.line(&format!(
                     "{}: no problems; {} plugins, {} operations",

@@ -15,6 +15,10 @@ use super::{Global, Output, Table};
 pub(super) struct Ops {
     /// Describe this operation, with the schemas of its input and output
     name: Option<String>,
+    /// List the operations that the node has from elsewhere, reached from the wire or
+    /// not; needs the scope `admin`
+    #[arg(long, conflicts_with = "name")]
+    imports: bool,
 }
 
 impl Ops {
@@ -24,6 +28,11 @@ impl Ops {
             let input = Json::of(&input).map_err(malformed)?;
             block_on(one_call(&target, name, input, None))
         };
+        if self.imports {
+            let answer = ask("/admin/status", json!({}))?;
+            let status: Value = answer.to().map_err(malformed)?;
+            return output.table(&imported(&status["imports"]), &status["imports"]);
+        }
         match self.name {
             None => {
                 let answer = ask("/services/list", json!({}))?;
@@ -68,6 +77,28 @@ impl List {
         }
         table
     }
+}
+
+/// Each imported operation, and an import that has none as itself.
+fn imported(imports: &Value) -> Table {
+    let mut table = Table::new(["name", "import", "state", "exposed"]);
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    for import in list(imports) {
+        let (name, state) = (text(&import["name"]), text(&import["state"]));
+        let (operations, exposed) = (list(&import["operations"]), list(&import["exposed"]));
+        if operations.is_empty() {
+            let none = format!("/{}/… (none)", text(&import["prefix"]));
+            table.row([none, name, state, String::new()]);
+            continue;
+        }
+        for operation in operations {
+            let is_exposed = if exposed.contains(&operation) { "yes" } else { "no" };
+            let operation = format!("/{}", text(&operation));
+            table.row([operation, name.clone(), state.clone(), is_exposed.to_owned()]);
+        }
+    }
+    table
 }
 
 /// An operation's declaration on one screen.
@@ -122,6 +153,20 @@ mod tests {
              /clock/ticks  subscription  Ticks\n\
              /echo/say     query         Says it back  sample, text"
         );
+    }
+
+    #[test]
+    fn imported_operations_are_listed_with_their_import() {
+        let imports = json!([
+            { "name": "b", "prefix": "peer/b", "state": "connected",
+              "operations": ["peer/b/x/y"], "exposed": ["peer/b/x/y"] },
+            { "name": "c", "prefix": "peer/c", "state": "waiting", "operations": [] },
+        ]);
+        let shown = imported(&imports).render(false);
+        let rows: Vec<Vec<_>> =
+            shown.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["/peer/b/x/y", "b", "connected", "yes"]);
+        assert_eq!(rows[1], ["/peer/c/…", "(none)", "c", "waiting"]);
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn serve(
     let assembled = everything(directory, mode, runtime.handle())?;
     let result = runtime.block_on(async {
         let node = assembled.start().await.map_err(start_failure)?;
+        node.required_imports().await.map_err(start_failure)?;
         show(&node, output)?;
         if greet {
             call_itself(directory, &node, output).await?;
@@ -110,7 +111,9 @@ fn serve(
 
 fn start_failure(error: StartError) -> Failure {
     let exit = match &error {
-        StartError::Endpoint(EndpointError::Bind { .. }) => Exit::Unavailable,
+        StartError::Endpoint(EndpointError::Bind { .. }) | StartError::Import(_) => {
+            Exit::Unavailable
+        }
         StartError::Signals(_) => Exit::Internal,
         _ => Exit::Config,
     };
@@ -136,6 +139,9 @@ fn show(node: &Node, output: &Output) -> Result<(), Failure> {
         if let Some(failure) = &plugin.failure {
             output.note(&format!("degraded: {} is missing: {failure}", plugin.name));
         }
+    }
+    for import in &status.imports {
+        output.line(&format!("imports {} from {}", import.prefix, import.source))?;
     }
     output.line("")
 }

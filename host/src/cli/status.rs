@@ -1,6 +1,6 @@
 //! `alknet status`: what a running node says of itself.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alknet_plugin_api::Json;
 use clap::Args;
@@ -33,6 +33,10 @@ impl Status {
         }
         output.line("")?;
         output.line(&plugins(&status).render(false))?;
+        if !list(&status, "imports").is_empty() {
+            output.line("")?;
+            output.line(&imports(&status).render(false))?;
+        }
         let connections = connections(&status);
         output.line("")?;
         output.line(&connections.render(false))
@@ -107,6 +111,32 @@ fn plugins(status: &Value) -> Table {
             row[5] = format!("missing: {failure}");
         }
         table.row(row.each_ref().map(String::as_str));
+    }
+    table
+}
+
+fn imports(status: &Value) -> Table {
+    let head = ["import", "kind", "prefix", "state", "for", "operations", "exposed", "last error"];
+    let mut table = Table::new(head);
+    for import in list(status, "imports") {
+        let count = |key: &str| import[key].as_array().map_or(0, Vec::len).to_string();
+        let state = match import["next_attempt_seconds"].as_u64() {
+            Some(seconds) => format!("{}, again in {seconds}s", text(&import["state"])),
+            None => text(&import["state"]),
+        };
+        let since = Duration::from_secs(import["since"].as_u64().unwrap_or(0));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let lasting = Duration::from_secs(now.saturating_sub(since).as_secs());
+        table.row([
+            text(&import["name"]),
+            text(&import["kind"]),
+            text(&import["prefix"]),
+            state,
+            format!("{lasting:?}"),
+            count("operations"),
+            count("exposed"),
+            text(&import["last_error"]),
+        ]);
     }
     table
 }

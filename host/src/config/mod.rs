@@ -25,6 +25,7 @@ mod access;
 mod develop;
 mod document;
 mod edit;
+mod import;
 mod init;
 mod known_nodes;
 mod locate;
@@ -45,6 +46,7 @@ pub use develop::{
     DevelopError, DevelopPlugin, Developed, Repinned, create_private, develop, write_key,
 };
 pub use edit::{AccessFile, EditError};
+pub use import::{Document, ImportSource, ImportStanza};
 pub use init::{NewNode, existing, init};
 pub use known_nodes::{AddressError, KeyAddress, KnownNodes, NodeAddress, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};

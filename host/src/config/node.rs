@@ -11,6 +11,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::document::{Node, Read, Table, read_document};
+use super::import::{ImportStanza, imports};
 use super::known_nodes::relay_url;
 use super::plugin::PluginStanza;
 use super::problem::{Place, Problem, Problems};
@@ -50,6 +51,11 @@ pub struct NodeConfig {
     pub limits: NodeLimits,
     /// The plugins, in the file's order.
     pub plugins: Vec<PluginStanza>,
+    /// Sources of operations elsewhere, in the file's order.
+    pub imports: Vec<ImportStanza>,
+    /// Whether callers may ask which operations are whose, with
+    /// `services/list-peers`. Default no.
+    pub list_peers: bool,
     /// Logs and metrics.
     pub observe: Observe,
     /// The keys of publishers; with any, every plugin needs a signature of one.
@@ -176,12 +182,13 @@ impl NodeConfig {
             vault: vault(file, table),
             limits: table.or_default("limits"),
             plugins: table.tables("plugin"),
+            imports: imports(table),
+            list_peers: list_peers(table),
             observe: table.or_default("observe"),
             trusted_plugin_keys: table.or_default("trusted_plugin_keys"),
             sandbox: sandbox(table),
             identity_place,
         };
-        imports(table);
         config.refuse_unpinned(table, mode);
         config.refuse_duplicates(table);
         config.refuse_without_vault(table);
@@ -251,6 +258,10 @@ impl NodeConfig {
         for plugin in self.plugins.iter().filter(|plugin| !plugin.capabilities.is_empty()) {
             let what = "capabilities are lent by the vault, and there is none";
             table.problem(plugin.problem("capabilities", what, REMEDY));
+        }
+        for import in self.imports.iter().filter(|import| import.credential.is_some()) {
+            let what = "credentials are lent by the vault, and there is none";
+            table.problem(import.problem("credential", what, REMEDY));
         }
     }
 }
@@ -509,31 +520,9 @@ fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Option<VaultIdentity>, 
     }
 }
 
-/// Imports are read so that a mistake in one shows, and refused when on.
-fn imports(table: &Table<'_>) {
-    struct Import;
-
-    impl Read for Import {
-        fn read(node: &Node<'_>) -> Option<Self> {
-            node.table(|table| {
-                switched(table, "import", false, |table| {
-                    table.required::<String>("name", "give the import a name");
-                    if let Some(node) = table.node("kind") {
-                        let kinds =
-                            [("call", ()), ("openapi", ()), ("mcp", ()), ("jsonschema", ())];
-                        choice(&node, &kinds);
-                    }
-                    table.required::<String>("source", "say what to import: an address or a file");
-                    table.get::<String>("prefix");
-                    table.get::<Vec<String>>("operations");
-                    table.get::<Vec<String>>("expose");
-                });
-                Self
-            })
-        }
-    }
-
-    table.tables::<Import>("import");
+fn list_peers(table: &Table<'_>) -> bool {
+    let discovery = table.node("discovery");
+    discovery.and_then(|node| node.table(|table| table.or("list_peers", false))).unwrap_or(false)
 }
 
 impl Read for NodeLimits {

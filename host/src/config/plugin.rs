@@ -33,7 +33,7 @@ pub struct PluginStanza {
     /// Whose rights its own calls have; without one they have none.
     pub authority: Option<Authority>,
     /// The operations that its own calls may name, without a leading slash, or
-    /// `peer-id/operation` for one of a certain peer.
+    /// `@peer-id/operation` for one of a certain peer.
     pub reach: Vec<String>,
     /// The secrets it is lent, by the name that the plugin uses.
     pub capabilities: BTreeMap<String, CapabilityGrant>,
@@ -152,7 +152,7 @@ impl Read for PluginStanza {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.table(|table| {
             let stanza = Self {
-                name: plugin_name(table),
+                name: stanza_name(table, "plugin", "echo"),
                 artifact: table.required("artifact", "name the plugin's file: `artifact = \"…\"`"),
                 kind: table.node("kind").as_ref().and_then(|node| {
                     choice(node, &[("native", Kind::Native), ("component", Kind::Component)])
@@ -185,14 +185,17 @@ impl Read for PluginStanza {
     }
 }
 
-fn plugin_name(table: &Table<'_>) -> String {
-    let name: String = table.required("name", "give the plugin a name: `name = \"echo\"`");
+/// The name of a `[[plugin]]` or an `[[import]]`.
+pub(super) fn stanza_name(table: &Table<'_>, what: &str, example: &str) -> String {
+    let remedy = format!("give the {what} a name: `name = \"{example}\"`");
+    let name: String = table.required("name", &remedy);
     let name_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     // A missing or unreadable name is empty, and already a problem.
     let written_empty = name.is_empty() && table.has("name");
     if written_empty || !name.chars().all(name_ok) {
+        let article = if what.starts_with('i') { "an" } else { "a" };
         table.problem(table.place_of("name").problem(
-            format!("`{name}` is not a plugin's name"),
+            format!("`{name}` is not {article} {what}'s name"),
             "use lower-case letters, digits and `-`",
         ));
     }
@@ -227,11 +230,18 @@ fn operations(table: &Table<'_>, key: &'static str) -> Vec<String> {
     let name = |element: &Node<'_>| {
         let text = String::read(element)?;
         let name = text.strip_prefix('/').unwrap_or(&text);
+        // A peer's id is the operator's choice, and may hold what a name may not.
+        let pinned = name.strip_prefix('@').filter(|_| key == "reach");
+        let own = match pinned.map(|pinned| pinned.split_once('/')) {
+            Some(Some((peer, own))) if !peer.is_empty() => own,
+            Some(_) => "",
+            None => name,
+        };
         let segment_ok = |segment: &str| {
             let byte_ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
             !segment.is_empty() && segment.bytes().all(byte_ok)
         };
-        if name.contains('/') && name.split('/').all(segment_ok) {
+        if own.contains('/') && own.split('/').all(segment_ok) {
             return Some(name.to_owned());
         }
         element.refuse(

@@ -190,14 +190,12 @@ fn k44_with_trusted_keys_every_plugin_needs_a_signature() {
 
 #[test]
 fn what_this_binary_lacks_is_refused_only_when_it_is_on() {
-    let on = "[endpoint.tcp]\n[sandbox]\nmemory = 1\n[[import]]\nname = \"a\"\n\
-              source = \"b\"\n";
+    let on = "[endpoint.tcp]\n[sandbox]\nmemory = 1\n";
     assert_eq!(
         wrong(node(&format!("{NODE}{on}"))),
         [
             "3: `tcp` is not built into this binary",
             "4: `memory` and `stack` limit scripts, which are not built into this binary",
-            "6: `import` is not built into this binary",
         ]
     );
     let off = "[vault]\nenabled = false\nstoer = \"x\"\n";
@@ -263,6 +261,85 @@ fn k53_a_rate_of_calls_is_whole() {
         wrong(rate("calls_per_second = 0\n")),
         ["2: `calls_per_second = 0` lets nobody call anything"]
     );
+}
+
+fn import(text: &str) -> Result<NodeConfig, Problems> {
+    node(&format!("{NODE}[[import]]\n{text}"))
+}
+
+#[test]
+fn an_import_of_a_node_has_the_written_defaults() {
+    let key = "0a".repeat(32);
+    let address = format!("alknet://{key}@archive.example:4433");
+    let config = import(&format!("name = \"archive\"\nkind = \"call\"\naddress = \"{address}\"\n"));
+    let [import] = &config.unwrap().imports[..] else { panic!("there is one import") };
+    let expected = ImportSource::Call { address: address.parse().unwrap(), withhold_origin: false };
+    assert_eq!(import.source, expected);
+    assert_eq!((import.prefix.as_deref(), import.required), (None, false));
+    assert_eq!(import.timeout.as_secs(), 10);
+    assert!(import.include.is_empty() && import.exclude.is_empty() && import.expose.is_empty());
+    assert_eq!(import.source.place(), address);
+}
+
+#[test]
+fn k42_every_mistake_in_an_import_is_reported() {
+    let problems = import(
+        "name = \"Archive\"\nkind = \"call\"\naddress = \"archive:4433\"\n\
+         document = \"x.json\"\nprefix = \"services/x\"\ninclude = [\"a b\"]\n\
+         expose = [\"notes/*\"]\ntimeout = \"0s\"\n\
+         [[import]]\nname = \"weather\"\nenabled = false\nkind = \"openapi\"\n\
+         base_url = \"ftp://x\"\n\
+         [[import]]\nname = \"none\"\nenabled = false\nurl = \"x\"\n\
+         [[import]]\nname = \"geo\"\nenabled = false\nkind = \"json-schema\"\nspec = \"s\"\n\
+         url = \"http://g\"\npath = \"v1\"\nmethod = \"get\"\n",
+    );
+    assert_eq!(
+        wrong(problems),
+        [
+            "4: `Archive` is not an import's name",
+            "6: `archive:4433` is not a node's address",
+            "7: unknown key `document`",
+            "8: names that begin with `services/` are the node's own",
+            "9: `a b` is not an operation's name",
+            "10: `notes/*` is not an operation's name",
+            "11: a source that may take no time is never heard",
+            "12: `document` is missing",
+            "16: `ftp://x` is not a URL of HTTP",
+            "17: `kind` is missing",
+            "27: `v1` is not a path",
+            "28: `get` is not a choice here",
+        ]
+    );
+}
+
+#[test]
+fn two_imports_of_one_name_are_refused() {
+    let address = format!("alknet://{}@h:1", "0a".repeat(32));
+    let stanza = format!("name = \"a\"\nkind = \"call\"\naddress = \"{address}\"\n");
+    let problems = import(&format!("{stanza}[[import]]\n{stanza}"));
+    assert_eq!(wrong(problems), ["8: two imports are called `a`"]);
+}
+
+#[test]
+fn an_import_shows_no_password() {
+    let text = "name = \"a\"\nenabled = false\nkind = \"mcp\"\nurl = \"https://u:sesame@h/mcp\"\n";
+    let problems = import(text).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems}");
+    assert!(!problems.to_string().contains("sesame"), "{problems}");
+    let text = "name = \"a\"\nenabled = false\nkind = \"mcp\"\nurl = \"https://h/mcp\"\n\
+                token = \"sesame\"\n";
+    let problems = import(text).unwrap_err();
+    assert!(!problems.to_string().contains("sesame"), "{problems}");
+}
+
+#[test]
+fn an_import_borrows_only_what_its_requests_can_carry() {
+    let address = format!("alknet://{}@h:1", "0a".repeat(32));
+    let text = format!(
+        "name = \"a\"\nenabled = false\nkind = \"call\"\naddress = \"{address}\"\n\
+         credential = {{ entry = \"e\", kind = \"basic\" }}\n"
+    );
+    assert_eq!(wrong(import(&text)), ["8: requests to this source cannot carry such a credential"]);
 }
 
 #[test]

@@ -84,6 +84,18 @@ impl Dialer {
         }
     }
 
+    /// Keeps silent connections alive at this interval, and gives them up when the
+    /// peer has sent nothing for `idle`. Default: 10 s and 30 s.
+    #[must_use]
+    pub fn with_times(mut self, keep_alive: Duration, idle: Duration) -> Self {
+        let mut transport = quinn::TransportConfig::default();
+        transport.keep_alive_interval(Some(keep_alive));
+        // Only a time of thousands of years does not fit.
+        transport.max_idle_timeout(quinn::IdleTimeout::try_from(idle).ok());
+        self.transport = Arc::new(transport);
+        self
+    }
+
     /// Connects to the node that holds `key`, for `alpn`. Dropping the future
     /// gives the attempt up. The connection ends with this dialer's runtime.
     ///

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::config::Problems;
 use crate::endpoint::ConnectionRecord;
+use crate::imports::ImportStatus;
 
 /// A node at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +29,8 @@ pub struct NodeStatus {
     pub degraded: bool,
     /// Its plugins.
     pub plugins: Vec<PluginStatus>,
+    /// Its imports.
+    pub imports: Vec<ImportStatus>,
     /// Its connections.
     pub connections: Vec<ConnectionRecord>,
     /// Operations that can be called from the wire, by somebody.

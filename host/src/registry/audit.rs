@@ -110,6 +110,11 @@ impl Registry {
         let finding = |target: &String| {
             let from = from.to_owned();
             let Some(entry) = self.operation(target) else {
+                // An import's operations are there once its source has been asked.
+                let imported = self.import_prefixes.iter().any(|one| target.starts_with(one));
+                if imported {
+                    return None;
+                }
                 return Some(Finding::Unknown { from, target: target.clone() });
             };
             let reason = self.never_allowed(&entry, authority)?;

@@ -57,6 +57,7 @@ pub struct RegistryBuilder {
     registrations: Vec<HandlerRegistration>,
     grants: Vec<(Arc<str>, Option<CompositionAuthority>, ScopedPeerEnv)>,
     reserved: Vec<String>,
+    import_prefixes: Vec<String>,
     list_peers: bool,
     clock: Arc<dyn Clock>,
     spawner: Arc<dyn Spawner>,
@@ -74,6 +75,7 @@ impl RegistryBuilder {
             registrations: Vec::new(),
             grants: Vec::new(),
             reserved: RESERVED_PREFIXES.map(str::to_owned).to_vec(),
+            import_prefixes: Vec::new(),
             list_peers: false,
             clock,
             spawner,
@@ -103,9 +105,12 @@ impl RegistryBuilder {
         self
     }
 
-    /// Keeps a prefix, such as an import's, out of the core tier.
+    /// Keeps an import's prefix out of the core tier. What is below it comes and
+    /// goes, so that a reach may name it before it is there.
     pub fn reserve(&mut self, prefix: &str) -> &mut Self {
-        self.reserved.push(format!("{}/", prefix.trim_end_matches('/')));
+        let prefix = format!("{}/", prefix.trim_end_matches('/'));
+        self.reserved.push(prefix.clone());
+        self.import_prefixes.push(prefix);
         self
     }
 
@@ -212,6 +217,7 @@ impl RegistryBuilder {
             peers: self.peers,
             sessions: self.sessions,
             imports: Default::default(),
+            import_prefixes: self.import_prefixes,
         }))
     }
 }

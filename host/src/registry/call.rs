@@ -133,9 +133,10 @@ impl HostCall {
         self.0.remaining()
     }
 
-    /// The policy in force, for carrying an abort to another node.
+    /// Once the call is aborted: the policy in force, for carrying the abort to
+    /// another node.
     pub fn abort_policy(&self) -> AbortPolicy {
-        self.0.node.policy()
+        self.0.node.abort_in_force()
     }
 
     /// Who set the call tree off: the caller's claim, end user first, and then

@@ -154,6 +154,15 @@ impl Node {
         self.policy
     }
 
+    /// What the end of this call means for started calls beneath it, wherever they
+    /// run: the policy of the abort that reached it.
+    pub(crate) fn abort_in_force(&self) -> AbortPolicy {
+        match self.links.lock().sweep {
+            Some(Sweep::Spare) => AbortPolicy::ContinueRunning,
+            _ => AbortPolicy::AbortDependents,
+        }
+    }
+
     /// Live calls beneath this root.
     #[cfg(test)]
     pub(crate) fn live(&self) -> usize {

@@ -76,6 +76,8 @@ pub struct Registry {
     peers: Option<Arc<dyn PeerSource>>,
     sessions: Option<Arc<dyn SessionOverlaySource>>,
     imports: overlay::Imports,
+    /// What names of imported operations begin with.
+    import_prefixes: Vec<String>,
 }
 
 /// What a plugin may compose outside any call.

@@ -326,7 +326,7 @@ impl Entry {
         let plain = matches!(&*error.code, code::INTERNAL | code::INVALID_INPUT);
         let passes = match self.provenance {
             Provenance::Local => matches!(self.code, Code::Host(_) | Code::HostStream(_)),
-            Provenance::FromCall => code::is_protocol(&error.code),
+            Provenance::FromCall => code::is_protocol(&error.code) || is_http_code(&error.code),
             provenance => provenance.is_import() && is_http_code(&error.code),
         };
         if plain || passes {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alknet_plugin_api::prelude::*;
-use alknet_plugin_api::{CapabilityKind, CapabilityRequest};
+use alknet_plugin_api::{CapabilityKind, CapabilityRequest, PeerRef};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
@@ -36,6 +36,7 @@ pub(crate) fn declare(manifest: Manifest) -> Manifest {
         .operation(query("context", "Answers with what it knows of the call"))
         .operation(query("capability", "Answers with a capability's kind and size"))
         .operation(query("compose", "Calls the operation it is given"))
+        .operation(query("peer", "Calls an operation of a peer, the named one or any"))
         .operation(query("relay", "Collects the items of the subscription it is given"))
         .operation(query("sleep", "Answers after so many milliseconds"))
         .operation(query("wait", "Never answers; logs when it is dropped"))
@@ -53,6 +54,15 @@ pub(crate) fn declare(manifest: Manifest) -> Manifest {
 
 #[derive(Deserialize)]
 struct Compose {
+    name: String,
+    #[serde(default)]
+    input: Value,
+}
+
+#[derive(Deserialize)]
+struct AtPeer {
+    /// Any peer without one.
+    peer: Option<String>,
     name: String,
     #[serde(default)]
     input: Value,
@@ -96,6 +106,12 @@ pub(crate) fn attach(host: Host, greeting: String, on: &mut Registrar) {
         let inner: Compose =
             input.to().map_err(|error| CallError::invalid_input(error.to_string()))?;
         context.invoke(&inner.name, inner.input).await
+    });
+    on.operation_json("conformance/peer", |context, input| async move {
+        let inner: AtPeer =
+            input.to().map_err(|error| CallError::invalid_input(error.to_string()))?;
+        let peer = inner.peer.map_or(PeerRef::Any, PeerRef::Specific);
+        context.env().invoke_peer(peer, &inner.name, inner.input.into()).await
     });
     on.operation("conformance/relay", |context, inner: Compose| async move {
         let mut items = context.subscribe(&inner.name, inner.input);

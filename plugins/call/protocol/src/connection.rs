@@ -20,7 +20,7 @@ use crate::driver::Driver;
 use crate::envelope;
 use crate::frame::{DEFAULT_MAX_FRAME, write_frame};
 use crate::outbox::{Kind, Outbox, Place};
-use crate::pending::{Pending, Subscription, send_abort};
+use crate::pending::{Call, Pending, Subscription, send_abort};
 use crate::slot::Answer;
 use crate::table::Shared;
 
@@ -129,6 +129,7 @@ impl CallClient {
             opening: tokio::sync::Mutex::default(),
             hasher: RandomState::new(),
             types: Mutex::default(),
+            imported: Mutex::default(),
         }));
         (client, Driver::new(connection, shared))
     }
@@ -144,6 +145,7 @@ struct Client {
     hasher: RandomState,
     /// By keyed hash of name and token: a token is not to be kept.
     types: Mutex<HashMap<u64, OperationType>>,
+    imported: Mutex<crate::imported::Imported>,
 }
 
 /// Calls the other side. Clones share the connection.
@@ -174,13 +176,7 @@ impl CallConnection {
         let sleep = options.timeout.map(|timeout| self.0.shared.timer.sleep(timeout));
         let work = async {
             let pending = self.start(name, &input, &options, options.own_stream, false).await?;
-            match poll_fn(|cx| pending.poll_answer(cx)).await {
-                Answer::Item(output, _) => Ok(output),
-                Answer::Failed(error) => Err(error),
-                Answer::Completed => {
-                    Err(CallError::internal("the call completed without a result"))
-                }
-            }
+            poll_fn(|cx| pending.poll_answer(cx)).await.into_result()
         };
         let Some(mut sleep) = sleep else { return work.await };
         let mut work = std::pin::pin!(work);
@@ -191,6 +187,34 @@ impl CallConnection {
             sleep.as_mut().poll(cx).map(|()| Err(CallError::timeout()))
         })
         .await
+    }
+
+    /// Sends a call and gives it back before its answer has come, for a caller that
+    /// forwards: it minds the timeout itself and says how an abort goes on.
+    ///
+    /// # Errors
+    /// The call could not be sent.
+    pub async fn begin(
+        &self,
+        name: &str,
+        input: Json,
+        options: CallOptions,
+    ) -> Result<Call, CallError> {
+        Ok(Call::new(self.start(name, &input, &options, options.own_stream, false).await?))
+    }
+
+    /// As [`CallConnection::begin`], for what is known to be a subscription: the other
+    /// side's schema is not asked for.
+    ///
+    /// # Errors
+    /// The request could not be sent.
+    pub async fn begin_subscription(
+        &self,
+        name: &str,
+        input: Json,
+        options: CallOptions,
+    ) -> Result<Subscription, CallError> {
+        Ok(Subscription::new(self.start(name, &input, &options, true, true).await?, None))
     }
 
     /// Makes several calls at once; their results in the order of the requests.
@@ -302,6 +326,28 @@ impl CallConnection {
     /// As for [`CallConnection::call`].
     pub async fn services_schema(&self, name: &str) -> Result<Json, CallError> {
         self.call("services/schema", serde_json::json!({ "name": name })).await
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.0.shared.is_lost()
+    }
+
+    /// Sends an envelope that every reader skips. The other side's transport must
+    /// acknowledge it, so that whoever waits for an answer can tell a slow operation
+    /// from a lost peer by [`Connection::stats`].
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn nudge(&self) -> Result<(), CallError> {
+        let outbox = self.stream(false).await?;
+        let written =
+            outbox.append(Kind::Abort, |out| write_frame(out, usize::MAX, envelope::write_nudge));
+        written.map(drop).ok_or_else(|| self.0.shared.why_closed())
+    }
+
+    pub(crate) fn imported(&self) -> &Mutex<crate::imported::Imported> {
+        &self.0.imported
     }
 
     /// The connection underneath.

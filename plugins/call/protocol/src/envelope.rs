@@ -15,8 +15,8 @@ use crate::frame::READ_CHUNK;
 
 mod write;
 
-pub(crate) use write::write_call;
 pub use write::{write_aborted, write_completed, write_error, write_request, write_response};
+pub(crate) use write::{write_call, write_nudge};
 
 /// Most bytes of an id.
 pub const MAX_ID: usize = 128;

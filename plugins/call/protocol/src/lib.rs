@@ -25,6 +25,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 mod id;
+mod imported;
 mod inbound;
 mod local;
 mod outbox;
@@ -36,7 +37,7 @@ mod table;
 pub use connection::{CallClient, CallConnection, CallOptions, Limits, Options, Timer};
 pub use driver::Driver;
 pub use local::LocalOperations;
-pub use pending::Subscription;
+pub use pending::{Call, Subscription};
 
 /// The protocol's ALPN.
 pub const ALPN: &str = "alknet/call";

@@ -1,5 +1,6 @@
 //! A call of this side, from its request to its last answer.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,6 +24,8 @@ pub(crate) struct Pending {
     /// Whether no other call of this side was in flight when it began.
     alone: bool,
     own_stream: bool,
+    /// What the other side is told when this is dropped.
+    policy: AbortPolicy,
 }
 
 impl Pending {
@@ -34,7 +37,7 @@ impl Pending {
     ) -> Self {
         let slot = Arc::new(Slot::new(outbox, subscription));
         let (number, id, alone) = shared.start(&slot);
-        Self { shared, slot, number, id, alone, own_stream }
+        Self { shared, slot, number, id, alone, own_stream, policy: AbortPolicy::default() }
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -60,7 +63,7 @@ impl Pending {
 
     fn abort(&self) {
         if self.shared.take_outbound(self.number).is_some() {
-            send_abort(self.outbox(), self.id(), AbortPolicy::default());
+            send_abort(self.outbox(), self.id(), self.policy);
         }
     }
 }
@@ -81,6 +84,37 @@ pub(crate) fn send_abort(outbox: &Outbox, id: &str, policy: AbortPolicy) {
             envelope::write_aborted(out, id, policy, "no longer wanted");
         })
     });
+}
+
+/// A call that has been sent. The future gives its answer; dropping it aborts the
+/// call.
+pub struct Call {
+    pending: Pending,
+}
+
+impl Call {
+    pub(crate) fn new(pending: Pending) -> Self {
+        Self { pending }
+    }
+
+    /// The id that it has on the wire.
+    pub fn id(&self) -> &str {
+        self.pending.id()
+    }
+
+    /// What happens on the other side to what the call has started there, when this
+    /// is dropped before its answer has come.
+    pub fn set_abort_policy(&mut self, policy: AbortPolicy) {
+        self.pending.policy = policy;
+    }
+}
+
+impl Future for Call {
+    type Output = Result<Json, CallError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.pending.poll_answer(cx).map(Answer::into_result)
+    }
 }
 
 /// A subscription's items. Dropping it aborts the subscription.
@@ -110,6 +144,11 @@ impl Subscription {
     /// The id that it has on the wire.
     pub fn id(&self) -> &str {
         self.pending.id()
+    }
+
+    /// As [`Call::set_abort_policy`].
+    pub fn set_abort_policy(&mut self, policy: AbortPolicy) {
+        self.pending.policy = policy;
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Json, CallError>>> {

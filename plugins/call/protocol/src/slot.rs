@@ -20,6 +20,17 @@ pub(crate) enum Answer {
     Failed(CallError),
 }
 
+impl Answer {
+    /// The answer of a query or mutation.
+    pub(crate) fn into_result(self) -> Result<Json, CallError> {
+        match self {
+            Self::Item(output, _) => Ok(output),
+            Self::Failed(error) => Err(error),
+            Self::Completed => Err(CallError::internal("the call completed without a result")),
+        }
+    }
+}
+
 /// Between the stream that reads a call's answers and the call's consumer.
 pub(crate) struct Slot {
     pub(crate) outbox: Arc<Outbox>,

@@ -90,6 +90,12 @@ pub fn write_aborted(out: &mut BytesMut, id: &str, policy: AbortPolicy, reason: 
     out.extend_from_slice(b"}}");
 }
 
+/// Appends an envelope of a type that no version of the protocol has.
+pub(crate) fn write_nudge(out: &mut BytesMut) {
+    open(out, "nudge", "nudge");
+    out.extend_from_slice(b"}}");
+}
+
 fn open(out: &mut BytesMut, kind: &str, id: &str) {
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());

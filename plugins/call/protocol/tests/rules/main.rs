@@ -3,6 +3,7 @@
 
 mod calls;
 mod ends;
+mod imported;
 mod lone;
 mod peer;
 mod pressure;
