@@ -2,7 +2,7 @@
 
 use alknet_call_protocol::{ALPN, CallOptions, LocalOperations};
 use alknet_plugin_api::testing::pair;
-use alknet_plugin_api::{AbortPolicy, Json, OperationEnv, OperationSpec, PeerRef, code};
+use alknet_plugin_api::{AbortPolicy, Json, OperationSpec, PeerRef, code};
 use futures_util::{StreamExt, poll};
 use serde_json::{Value, json};
 
