@@ -198,12 +198,12 @@ impl Keeper {
                 "`{name}` is exposed and not among the operations; correct `expose`"
             );
         }
-        tracing::info!(import = self.plan.name, operations = names.len(), "imported");
         self.board.change(ImportState::Connected, None, |status| {
             status.operations = names.clone();
             status.exposed = exposed.clone();
             status.not_offered = not_offered.clone();
         });
+        tracing::info!(import = self.plan.name, operations = names.len(), "imported");
         Ok(())
     }
 

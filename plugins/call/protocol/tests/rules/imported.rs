@@ -58,8 +58,9 @@ async fn a_name_that_is_listed_twice_imports_nothing() {
         answer(&mut peer, json!({ "operations": [named, named] })).await;
         answer(&mut peer, json!(OperationSpec::query("t/x"))).await;
         answer(&mut peer, json!(OperationSpec::query("t/x"))).await;
+        peer
     };
-    let (all, ()) = futures_util::join!(all, serve);
+    let (all, _peer) = futures_util::join!(all, serve);
     let error = all.unwrap_err();
     assert!(error.message.contains("t/x twice"), "{error}");
     assert!(!client.overlay_env().contains("t/x"));
