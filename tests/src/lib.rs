@@ -11,4 +11,5 @@ pub mod artifact;
 pub mod conformance;
 pub mod daemon;
 pub mod secrets;
+pub mod service;
 pub mod substrate;

@@ -3,7 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::config::{AccessConfig, ImportSource, ImportStanza, NodeConfig, Problem, Problems};
+use alknet_plugin_api::{Capability, CapabilityKind};
+
+use crate::capabilities::Lent;
+use crate::config::{
+    AccessConfig, CapabilityGrant, ImportSource, ImportStanza, NodeConfig, Problem, Problems,
+};
 use crate::endpoint::{Dialer, NodeKey};
 use crate::imports::call::{FromCallConfig, IDLE, KEEP_ALIVE, NodeAdapter};
 use crate::imports::{ImportPlan, ImportStatus, Importing, OperationAdapter, Peers, Selection};
@@ -11,6 +16,7 @@ use crate::plugins::LoadedPlugin;
 use crate::registry::{Registry, RegistryBuilder};
 
 use super::StartError;
+use super::vault::Lender;
 
 /// An import whose names are settled.
 pub(super) struct Planned {
@@ -18,6 +24,9 @@ pub(super) struct Planned {
     prefix: String,
     /// The peer whose operations they are, for a node's.
     peer: Option<String>,
+    /// Asks the source; `None` for a node, which is dialled with the node's key.
+    adapter: Option<Arc<dyn OperationAdapter>>,
+    credential: Option<Lent>,
 }
 
 impl Planned {
@@ -35,7 +44,15 @@ impl Planned {
 
 /// Settles what every import's operations are called. A peer has the id that
 /// access.toml gives its key, or else the import's name.
-pub(super) fn plan(config: &NodeConfig, access: &AccessConfig) -> Result<Vec<Planned>, Problems> {
+///
+/// # Errors
+/// Names that cannot be, credentials that the vault does not have, and files of
+/// imports that cannot be used.
+pub(super) fn plan(
+    config: &NodeConfig,
+    access: &AccessConfig,
+    lender: Option<&Lender>,
+) -> Result<Vec<Planned>, Problems> {
     let mut problems = Problems::new();
     let mut planned: Vec<Planned> = Vec::new();
     for stanza in &config.imports {
@@ -52,12 +69,39 @@ pub(super) fn plan(config: &NodeConfig, access: &AccessConfig) -> Result<Vec<Pla
             (None, Some(peer)) => format!("peer/{peer}"),
             (None, None) => stanza.name.clone(),
         };
-        let one = Planned { stanza: stanza.clone(), prefix, peer };
+        let credential = match (&stanza.credential, lender) {
+            (Some(grant), Some(lender)) => {
+                problems.take(credential(stanza, grant, lender).map_err(Problems::from))
+            }
+            // Without a vault, the stanza has been refused already.
+            _ => None,
+        };
+        #[cfg_attr(not(feature = "imports"), allow(unused_mut))]
+        let mut one = Planned { stanza: stanza.clone(), prefix, peer, adapter: None, credential };
         problems.extend(unusable(&one));
+        #[cfg(feature = "imports")]
+        match super::http_imports::adapter(stanza, one.selection(), one.credential.clone()) {
+            Ok(adapter) => one.adapter = adapter,
+            Err(problem) => problems.push(problem),
+        }
         problems.extend(planned.iter().filter_map(|other| collision(other, &one)));
         planned.push(one);
     }
     problems.into_result(planned)
+}
+
+/// What an import's requests carry.
+fn credential(
+    stanza: &ImportStanza,
+    grant: &CapabilityGrant,
+    lender: &Lender,
+) -> Result<Lent, Problem> {
+    let mut grant = grant.clone();
+    if matches!(stanza.source, ImportSource::Call { .. }) {
+        // A node is shown the token in the request itself, not in a header.
+        (grant.kind, grant.reveal) = (CapabilityKind::Bytes, true);
+    }
+    lender.lend(&grant)
 }
 
 fn unusable(one: &Planned) -> Option<Problem> {
@@ -144,6 +188,7 @@ impl Imports {
                 kind: one.stanza.source.kind(),
                 source: one.stanza.source.place(),
                 selection: one.selection(),
+                scopes: one.stanza.scopes,
                 timeout: one.stanza.timeout,
                 required: one.stanza.required,
                 name: one.stanza.name,
@@ -177,6 +222,9 @@ impl Imports {
 }
 
 fn adapter(one: &Planned, key: &NodeKey) -> Result<Arc<dyn OperationAdapter>, StartError> {
+    if let Some(adapter) = &one.adapter {
+        return Ok(adapter.clone());
+    }
     match &one.stanza.source {
         ImportSource::Call { address, withhold_origin } => {
             let dialer = Dialer::new(Some(key))?.with_times(KEEP_ALIVE, IDLE);
@@ -185,7 +233,7 @@ fn adapter(one: &Planned, key: &NodeKey) -> Result<Arc<dyn OperationAdapter>, St
                 peer: one.peer.as_deref().unwrap_or(&one.stanza.name).into(),
                 selection: one.selection(),
                 withhold_origin: *withhold_origin,
-                credential: None,
+                credential: one.credential.as_ref().map(Capability::from),
                 timeout: one.stanza.timeout,
             };
             Ok(Arc::new(NodeAdapter::new(config, address.clone(), Arc::new(dialer))))
@@ -220,7 +268,7 @@ pub struct ImportPreview {
 
 impl From<&Planned> for ImportPreview {
     fn from(planned: &Planned) -> Self {
-        let Planned { stanza, prefix, peer } = planned;
+        let Planned { stanza, prefix, peer, .. } = planned;
         Self {
             name: stanza.name.clone(),
             kind: stanza.source.kind(),

@@ -13,6 +13,8 @@
 //! Everything wrong with a deployment is collected and reported at once.
 
 mod confine;
+#[cfg(feature = "imports")]
+mod http_imports;
 mod importing;
 mod loading;
 mod node;
@@ -154,12 +156,12 @@ pub fn assemble(
             Err(more) => problems.extend(more),
         }
     }
-    // Nothing more is taken out of the vault from here on.
-    drop(lender);
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
 
-    let imports = importing::plan(&deployment.node, &deployment.access);
+    let imports = importing::plan(&deployment.node, &deployment.access, lender.as_ref());
     let imports = problems.take(imports).unwrap_or_default();
+    // Nothing more is taken out of the vault from here on.
+    drop(lender);
     let peers = Arc::<Peers>::default();
     let sources = Sources::default();
     let strikes = Strikes::default();

@@ -17,6 +17,7 @@ use crate::endpoint::{
     Crash, DialError, Endpoint, EndpointConfig, EndpointError, PeerResolver, RouteTable,
     RuntimeShape,
 };
+use crate::imports::ImportState;
 use crate::observe::metrics;
 use crate::observe::status::{NodeStatus, PluginStatus};
 use crate::plugins::mark_crashes;
@@ -115,7 +116,8 @@ impl Assembled {
             addresses: shown.local_addrs().to_vec(),
             relay: relay(&shown),
             uptime_seconds: started.elapsed().as_secs(),
-            degraded: seen.iter().any(|plugin| plugin.failure.is_some()),
+            degraded: seen.iter().any(|plugin| plugin.failure.is_some())
+                || imported.status().iter().any(|import| import.state != ImportState::Connected),
             plugins: seen.to_vec(),
             imports: imported.status(),
             connections: shown.table().snapshot(),

@@ -15,11 +15,13 @@ use super::document::{Node, Read, Table};
 use super::known_nodes::NodeAddress;
 use super::plugin::{CapabilityGrant, stanza_name};
 use super::problem::{Place, Problem};
-use super::values::choice;
+use super::values::{Bytes, choice};
 
 /// First segments of names that the node itself uses.
 const RESERVED: [&str; 3] = ["admin", "services", "session"];
 
+/// The largest answer over HTTP.
+const MAX_RESPONSE: u64 = 8 << 20;
 /// How long a source may take to say what it offers.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -44,9 +46,13 @@ pub struct ImportStanza {
     pub expose: Vec<String>,
     /// Whether the node refuses to start before it has them.
     pub required: bool,
-    /// How long the source may take to be reached and to say what it offers, and a
-    /// request of HTTP to be answered.
+    /// What whoever calls its operations must hold, besides what the source asks.
+    pub scopes: Vec<String>,
+    /// How long the source may take to be reached and to say what it offers.
     pub timeout: Duration,
+    /// Bytes of the largest answer over HTTP, and of the largest event of a stream.
+    /// Default 8 MiB.
+    pub max_response: u64,
     /// What the source asks for.
     pub credential: Option<CapabilityGrant>,
     place: Place,
@@ -127,7 +133,7 @@ impl Kind {
     fn is_built(self) -> bool {
         match self {
             Self::Call => cfg!(feature = "quinn"),
-            Self::OpenApi | Self::JsonSchema | Self::Mcp => false,
+            Self::OpenApi | Self::JsonSchema | Self::Mcp => cfg!(feature = "imports"),
         }
     }
 }
@@ -234,6 +240,7 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
                 "url",
                 "method",
                 "path",
+                "max_response",
             ] {
                 table.node(key);
             }
@@ -245,6 +252,11 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
     let expose = names(table, "expose", false);
     let (required, timeout) = (table.or("required", false), timeout(table));
     let credential = credential(table, kind);
+    let max_response = match kind {
+        Some(Kind::Call) | None => MAX_RESPONSE,
+        Some(_) => table.get::<Bytes>("max_response").map_or(MAX_RESPONSE, |bytes| bytes.0),
+    };
+    let scopes = table.or_default("scopes");
     Some(ImportStanza {
         name,
         source: source?,
@@ -253,7 +265,9 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
         exclude,
         expose,
         required,
+        scopes,
         timeout,
+        max_response,
         credential,
         place: table.place(),
         places: table.places(),
@@ -294,6 +308,13 @@ fn read_source(table: &Table<'_>, kind: Kind) -> Option<ImportSource> {
             Some(ImportSource::JsonSchema { spec, url, method, path })
         }
         Kind::Mcp => {
+            if let Some(node) = table.node("command") {
+                node.refuse::<()>(
+                    "a server over standard input and output would run as a process of the \
+                     node's, with its rights, outside every plugin's limits",
+                    "start the server apart with streamable HTTP, and write its `url`",
+                );
+            }
             let url = required(table, "url", "https://tools.example/mcp", http_url);
             Some(ImportSource::Mcp { url: url? })
         }

@@ -29,6 +29,8 @@ pub struct ImportPlan {
     pub selection: Selection,
     /// The peer whose operations they are, if they are a node's.
     pub peer: Option<String>,
+    /// What whoever calls its operations must hold, besides what the source asks.
+    pub scopes: Vec<String>,
     /// How long asking the source may take.
     pub timeout: Duration,
     /// Whether the node waits for it, and does not start without it.
@@ -127,8 +129,13 @@ impl Keeper {
                     self.first.send_replace(Some(Ok(())));
                     logged.clear();
                     let since = Instant::now();
-                    let error = self.plan.adapter.lost().await;
-                    self.detach();
+                    let error = tokio::select! {
+                        error = self.plan.adapter.lost() => error,
+                        () = self.plan.adapter.changed() => continue,
+                    };
+                    if !self.plan.adapter.keeps_operations() {
+                        self.detach();
+                    }
                     if since.elapsed() >= PROVEN {
                         backoff.reset();
                     }
@@ -145,8 +152,10 @@ impl Keeper {
             }
             self.board.change(ImportState::Waiting, Some(Instant::now() + pause), |status| {
                 status.last_error = Some(text.clone());
-                status.operations.clear();
-                status.exposed.clear();
+                if !self.plan.adapter.keeps_operations() {
+                    status.operations.clear();
+                    status.exposed.clear();
+                }
             });
             self.first.send_if_modified(|first| {
                 let is_first = first.is_none();
@@ -173,8 +182,12 @@ impl Keeper {
         self.attach(operations)
     }
 
-    fn attach(&self, operations: Vec<HandlerRegistration>) -> Result<(), AdapterError> {
-        let ImportPlan { name, selection, .. } = &*self.plan;
+    fn attach(&self, mut operations: Vec<HandlerRegistration>) -> Result<(), AdapterError> {
+        let ImportPlan { name, selection, scopes, .. } = &*self.plan;
+        for operation in &mut operations {
+            let required = &mut operation.spec.access_control.required_scopes;
+            required.extend(scopes.iter().cloned());
+        }
         let refused =
             |problems| AdapterError::Refused { source_name: format!("import `{name}`"), problems };
         let mut names: Vec<_> = operations.iter().map(|one| one.spec.name.clone()).collect();

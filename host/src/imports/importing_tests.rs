@@ -91,6 +91,7 @@ fn start(
         source: "script".into(),
         selection: Selection::new("s").expose(["a/b", "a/missing"]),
         peer: Some("p".into()),
+        scopes: Vec::new(),
         timeout,
         required: false,
         adapter: script.clone(),

@@ -21,11 +21,27 @@ use futures_util::future::BoxFuture;
 use crate::registry::{Code, HandlerRegistration, Provenance, RegistryError};
 
 mod backoff;
+#[cfg(feature = "imports")]
+mod body;
 #[cfg(feature = "quinn")]
 pub mod call;
+#[cfg(feature = "imports")]
+mod endpoint;
+#[cfg(feature = "imports")]
+pub(crate) mod http;
 mod importing;
+#[cfg(feature = "imports")]
+pub mod json_schema;
+#[cfg(feature = "imports")]
+pub mod mcp;
+#[cfg(feature = "imports")]
+pub mod openapi;
+#[cfg(feature = "imports")]
+mod parameter;
 mod peers;
 mod selection;
+#[cfg(feature = "imports")]
+mod sse;
 mod status;
 
 pub use importing::{ImportPlan, Importing};
@@ -50,6 +66,18 @@ pub trait OperationAdapter: Send + Sync + 'static {
     /// again, with the cause. A source without a connection has nothing to lose.
     fn lost(&self) -> BoxFuture<'_, AdapterError> {
         Box::pin(std::future::pending())
+    }
+
+    /// Resolves when the source offers something else than it did, and has to be
+    /// asked again. Until it has answered, everything stays. Most sources never say.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Whether its operations stay in the registry while the source is lost, and
+    /// tell their callers so themselves.
+    fn keeps_operations(&self) -> bool {
+        false
     }
 
     /// Lets go of the source, when the node stops.

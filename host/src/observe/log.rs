@@ -86,8 +86,16 @@ pub fn set_filter(filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
+/// A library that tells of every message with its contents, and of failures by
+/// their whole URLs, which may hold keys. Who wants to read it names it.
+const TALKATIVE: &str = "rmcp";
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(filter)
+    let quiet = match filter.contains(TALKATIVE) {
+        true => filter.to_owned(),
+        false => format!("{filter},{TALKATIVE}=off"),
+    };
+    EnvFilter::try_new(quiet)
         .map_err(|cause| LogError::Filter { filter: filter.to_owned(), cause: cause.to_string() })
 }
 

@@ -1,0 +1,91 @@
+//! Services that others wrote, as a node's imports meet them: Python programs of
+//! `tests/python`, run as child processes.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::daemon::Running;
+
+/// A service that runs. It is killed when this is dropped.
+pub struct Service {
+    running: Running,
+    port: u16,
+}
+
+/// A TCP port of loopback that is free.
+pub fn free_port() -> u16 {
+    // The system gives another one each time, until all had their turn.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// The Python that has the tests' packages.
+fn python() -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    // target/debug/deps/test-…
+    let target = executable.ancestors().nth(3).expect("a test lies in a target directory");
+    let python = target.join("python/bin/python");
+    assert!(
+        target.join("python/installed").exists(),
+        "the Python packages of the tests are missing; install them with `make setup`"
+    );
+    python
+}
+
+/// A file of `tests/python`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name)
+}
+
+impl Service {
+    /// Starts a program of `tests/python` and waits until it serves.
+    pub async fn start(program: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_at(free_port(), program, environment).await
+    }
+
+    /// Starts it at a port.
+    pub async fn start_at(port: u16, program: &str, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(python());
+        command
+            .arg(fixture(program))
+            .arg(port.to_string())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let running = Running::spawn(&mut command);
+        running.said("serving").await;
+        Self { running, port }
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// An address below it.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Waits until it has said this.
+    pub async fn said(&self, text: &str) {
+        self.running.said(text).await;
+    }
+
+    /// Everything that it has said and complained of so far.
+    pub fn output(&self) -> String {
+        self.running.stdout() + &self.running.stderr()
+    }
+
+    /// Ends it at once, and gives its port back.
+    pub async fn killed(self) -> u16 {
+        self.running.signal("KILL").await;
+        self.running.ended().await;
+        self.port
+    }
+}
