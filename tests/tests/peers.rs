@@ -111,7 +111,11 @@ async fn a_nodes_operations_are_called_as_if_they_were_its_own() {
     assert!(operations.contains(&json!("peer/b/conformance/echo")), "{shown}");
     assert!(!shown.to_string().contains("services/list"), "{shown}");
     let status = a.alknet(["status"]).await;
-    let line = status.text().lines().find(|line| line.starts_with("b ")).expect(status.text());
+    let line = status
+        .text()
+        .lines()
+        .find(|line| line.starts_with("b "))
+        .unwrap_or_else(|| panic!("{}", status.text()));
     assert!(line.contains("peer/b") && line.contains("connected"), "{line}");
     let ops = a.alknet(["ops", "--imports"]).await;
     assert!(ops.text().contains("/peer/b/conformance/echo"), "{ops:?}");
