@@ -308,12 +308,12 @@ fn read_source(table: &Table<'_>, kind: Kind) -> Option<ImportSource> {
             Some(ImportSource::JsonSchema { spec, url, method, path })
         }
         Kind::Mcp => {
-            if let Some(node) = table.node("command") {
-                node.refuse::<()>(
+            if table.has("command") {
+                table.problem(table.place_of("command").problem(
                     "a server over standard input and output would run as a process of the \
                      node's, with its rights, outside every plugin's limits",
                     "start the server apart with streamable HTTP, and write its `url`",
-                );
+                ));
             }
             let url = required(table, "url", "https://tools.example/mcp", http_url);
             Some(ImportSource::Mcp { url: url? })
