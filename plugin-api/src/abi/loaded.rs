@@ -56,7 +56,7 @@ impl Module {
     ///
     /// # Safety
     /// The table came from a library whose layout has been compared with
-    /// [`layout`] and found compatible, and which is never unloaded.
+    /// [`layout`](super::module::layout) and found compatible, and which is never unloaded.
     pub unsafe fn new(table: ModuleRef) -> Self {
         Self(table)
     }
