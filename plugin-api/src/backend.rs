@@ -60,6 +60,12 @@ pub trait RecvBackend: Send + 'static {
 #[allow(missing_docs)]
 pub trait ConnectionBackend: Send + Sync + 'static {
     fn info(&self) -> &ConnectionInfo;
+    /// The fingerprint of what the peer has proven to hold. A transport whose
+    /// peers may prove something else than a raw key says so here. The host asks
+    /// its own transports; a handler gets the answer in its `AuthContext`.
+    fn peer_fingerprint(&self) -> Option<String> {
+        key_fingerprint(self.info())
+    }
     fn accept_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>>;
     fn open_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>>;
     fn accept_uni(&self) -> BoxFuture<'static, Result<Box<dyn RecvBackend>, StreamError>>;
@@ -78,6 +84,12 @@ pub trait ConnectionBackend: Send + Sync + 'static {
     fn as_any(&self) -> Option<&dyn std::any::Any> {
         None
     }
+}
+
+/// The fingerprint of a raw key that the peer has proven to hold.
+pub(crate) fn key_fingerprint(info: &ConnectionInfo) -> Option<String> {
+    let digits = |key: [u8; 32]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    info.peer_key.map(|key| format!("ed25519:{}", digits(key)))
 }
 
 /// The host's services to one plugin. See [`Host`](crate::Host) for what each

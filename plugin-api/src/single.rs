@@ -56,7 +56,7 @@ use futures_util::future::{self, BoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use crate::backend::{BiHalves, ConnectionBackend, RecvBackend, SendBackend};
+use crate::backend::{BiHalves, ConnectionBackend, RecvBackend, SendBackend, key_fingerprint};
 use crate::connection::{
     Closed, Connection, ConnectionInfo, ConnectionStats, DatagramError, IdentityAlreadySet,
     StreamError,
@@ -71,6 +71,7 @@ type Signal = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 pub struct SingleStream {
     info: ConnectionInfo,
     halves: (Reader, Writer),
+    peer: Option<String>,
     shutdown: Signal,
 }
 
@@ -84,6 +85,7 @@ impl SingleStream {
         Self {
             info,
             halves: (Box::pin(reader), Box::pin(writer)),
+            peer: None,
             shutdown: Box::new(|| Box::pin(future::pending())),
         }
     }
@@ -99,10 +101,19 @@ impl SingleStream {
         self
     }
 
+    /// The fingerprint of what the peer has proven to hold, where that is not the
+    /// raw key of the connection's info.
+    #[must_use]
+    pub fn peer_fingerprint(mut self, fingerprint: String) -> Self {
+        self.peer = Some(fingerprint);
+        self
+    }
+
     /// The connection, and the task that completes what it leaves behind.
     pub fn build(self) -> (Connection, Driver) {
         let shared = Arc::new(Shared {
             info: self.info,
+            peer: self.peer,
             shutdown: self.shutdown,
             identity: OnceLock::new(),
             bytes_sent: AtomicU64::new(0),
@@ -188,6 +199,7 @@ fn text(error: io::Error) -> String {
 
 struct Shared {
     info: ConnectionInfo,
+    peer: Option<String>,
     shutdown: Signal,
     identity: OnceLock<Identity>,
     bytes_sent: AtomicU64,
@@ -277,6 +289,11 @@ fn closed_stream<T: Send + 'static>() -> BoxFuture<'static, Result<T, StreamErro
 impl ConnectionBackend for SingleConnection {
     fn info(&self) -> &ConnectionInfo {
         &self.0.0.info
+    }
+
+    fn peer_fingerprint(&self) -> Option<String> {
+        let shared = &self.0.0;
+        shared.peer.clone().or_else(|| key_fingerprint(&shared.info))
     }
 
     fn accept_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>> {

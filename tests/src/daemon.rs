@@ -6,7 +6,7 @@
 //! waited for, and it never outlives the test.
 
 use std::ffi::OsStr;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -112,6 +112,16 @@ pub fn reserve_address() -> SocketAddr {
         let port = 20_000 + u16::try_from(offset % 12_000).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// A TCP address on loopback that nobody else will be given.
+pub fn reserve_tcp() -> SocketAddr {
+    loop {
+        let address = reserve_address();
+        if TcpListener::bind(address).is_ok() {
             return address;
         }
     }
@@ -240,6 +250,11 @@ impl NodeFolder {
     pub fn address(&self) -> NodeAddress {
         let known = KnownNodes::load(&self.directory().known_nodes()).unwrap();
         known.get("local").expect("a development node knows itself").clone()
+    }
+
+    /// The node's public key.
+    pub fn key(&self) -> PublicKey {
+        PublicKey(self.address().key().expect("it is known by its key").0)
     }
 
     /// A command about this node, whose standard streams are captured.
@@ -447,8 +462,7 @@ impl Daemon {
     /// # Errors
     /// As [`Dialer::dial`].
     pub async fn dial(&self, dialer: &Dialer, alpn: &str) -> Result<Connection, DialError> {
-        let key = PublicKey(self.address().key.0);
-        within(dialer.dial(self.listen(), key, alpn)).await
+        within(dialer.dial(self.listen(), self.key(), alpn)).await
     }
 
     /// A client of the call protocol.

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use alknet::config::{Place, read_key};
-use alknet::endpoint::{IrohConfig, IrohDialer, NodeKey, PublicKey};
+use alknet::endpoint::{IrohConfig, IrohDialer, NodeKey};
 use alknet_call_protocol::{ALPN, CallClient, Options};
 use alknet_tests::daemon::{Daemon, NodeFolder, Running, Tokio, reserve_address, within};
 use iroh_relay::server::{RelayConfig, Server, ServerConfig};
@@ -56,7 +56,7 @@ async fn k14_a_call_over_iroh_is_answered_and_shown_as_such() {
     let config =
         IrohConfig { listen: vec!["127.0.0.1:0".parse().unwrap()], ..IrohConfig::default() };
     let dialer = IrohDialer::new(Some(&NodeKey::from_seed(*key)), &config).await.unwrap();
-    let public = PublicKey(node.address().key.0);
+    let public = node.key();
     let connection = within(dialer.dial(public, None, &[listen], ALPN)).await.unwrap();
     let (calls, driver) = CallClient::spawn_dispatch(connection, Options::new(Tokio::shared()));
     tokio::spawn(driver);

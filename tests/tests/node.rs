@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use alknet::endpoint::{Dialer, PublicKey};
+use alknet::endpoint::Dialer;
 use alknet_tests::daemon::{Daemon, NodeFolder, Running, built, within};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -37,7 +37,7 @@ fn names<'a>(list: &'a Value, key: &str) -> Vec<&'a str> {
 #[tokio::test]
 async fn a_node_shows_itself_and_answers_every_command() {
     let node = sample_node().await;
-    let key = hex(&node.address().key.0);
+    let key = hex(&node.key().0);
     let address = node.address().to_string();
 
     // The screen.
@@ -266,8 +266,7 @@ async fn k17_k18_a_subscription_is_given_the_drain_time_and_then_ended() {
     process.logged("shutting down").await;
     // k16: nobody new is let in meanwhile.
     let dialer = Dialer::new(None).unwrap();
-    let key = PublicKey(folder.address().key.0);
-    within(dialer.dial(folder.listen(), key, "alknet/call")).await.unwrap_err();
+    within(dialer.dial(folder.listen(), folder.key(), "alknet/call")).await.unwrap_err();
     // A call that was under way goes on, and in the end is told.
     within(ticks.next()).await.unwrap().unwrap();
     let end = within(async {

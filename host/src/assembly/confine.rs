@@ -106,6 +106,9 @@ impl Allowed {
         own.push(config.identity_key.clone());
         own.extend(config.vault.iter().flat_map(VaultConfig::reads));
         own.extend(config.plugins.iter().map(|plugin| plugin.artifact.clone()));
+        let certificate = super::identity::paths(config);
+        certificate.write.iter().for_each(|folder| make_private(folder));
+        own.extend(certificate.read);
         let mut problems = Problems::new();
         let mut listed = |key: &str, paths: &[PathBuf]| -> Vec<PathFd> {
             let open = |path: &PathBuf| {
@@ -125,6 +128,7 @@ impl Allowed {
             // The question is written there, too.
             write.extend(PathFd::new("/dev/tty").ok());
         }
+        write.extend(certificate.write.iter().filter_map(|folder| PathFd::new(folder).ok()));
         Ok(Self { read, write })
     }
 

@@ -15,12 +15,15 @@
 mod confine;
 #[cfg(feature = "imports")]
 mod http_imports;
+mod identity;
 mod importing;
 mod loading;
 mod node;
 mod registering;
 mod reload;
 mod service;
+#[cfg(feature = "tcp")]
+mod tcp;
 mod vault;
 mod watched_file;
 
@@ -67,6 +70,9 @@ impl Deployment {
         let policy = problems.take(access.policy(&directory.access_config()));
         let node = node?;
         problems.extend(access.over(&node.limits));
+        if let Some(problem) = identity::problem(&node) {
+            problems.push(problem);
+        }
         let policy = PolicyStore::new(policy.unwrap_or_default(), system_unix_time());
         Some(Self { node, access, policy: Arc::new(policy) })
     }
@@ -157,6 +163,10 @@ pub fn assemble(
         }
     }
     problems.extend(registering::duplicate_alpns(&stanzas, &alpns));
+    #[cfg(feature = "tcp")]
+    if let Some(tcp) = &deployment.node.tcp {
+        problems.extend(tcp::problems(tcp, &served(&alpns, &missing)));
+    }
 
     let imports = importing::plan(&deployment.node, &deployment.access, lender.as_ref());
     let imports = problems.take(imports).unwrap_or_default();
@@ -225,6 +235,14 @@ impl Assembled {
         list.extend(self.missing.iter().cloned());
         list
     }
+}
+
+/// The ALPNs of plugins that are there and of those that are missing, in order of
+/// preference.
+#[cfg(feature = "tcp")]
+fn served<'a>(alpns: &'a [Vec<String>], missing: &'a [PluginStatus]) -> Vec<&'a str> {
+    let missing = missing.iter().flat_map(|plugin| &plugin.alpns);
+    alpns.iter().flatten().chain(missing).map(String::as_str).collect()
 }
 
 fn plugin_status(plugin: &LoadedPlugin, alpns: &[String]) -> PluginStatus {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use alknet_plugin_api::Identity;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::confine::confinement;
+use super::identity::TlsIdentity;
 use super::importing::Imports;
 use super::reload::{InForce, admission};
 use super::{Assembled, reload, service};
@@ -30,6 +32,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// The certificate cannot be taken up.
+    #[error("{0}")]
+    Certificate(String),
     /// Nothing to listen on.
     #[error("no endpoint is enabled; add `[endpoint.quic]` with `listen` to node.toml")]
     NoEndpoint,
@@ -57,6 +62,8 @@ pub struct Node {
     drain: Duration,
     interrupt: Signal,
     terminate: Signal,
+    /// What keeps the certificate up to date ends with the node.
+    _followers: JoinSet<()>,
 }
 
 impl Assembled {
@@ -73,15 +80,17 @@ impl Assembled {
         let hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
         let config = &self.deployment.node;
         let key = &self.key;
-        if config.quic.is_none() && config.iroh.is_none() {
+        if config.quic.is_none() && config.iroh.is_none() && config.tcp.is_none() {
             return Err(StartError::NoEndpoint);
         }
         let limits = self.deployment.access.limits_under(&config.limits);
         let peers = Arc::new(Peers(self.deployment.policy.clone()));
+        let identity = TlsIdentity::take_up(config)?;
         #[cfg_attr(not(feature = "iroh"), allow(unused_mut))]
-        let mut endpoint = Endpoint::bind(
+        let mut endpoint = Endpoint::bind_with(
             endpoint_config(config.quic.as_ref(), &limits),
             key,
+            identity.certificate.clone(),
             self.routes(),
             peers,
         )?;
@@ -89,6 +98,16 @@ impl Assembled {
         if let Some(iroh) = &config.iroh {
             endpoint.listen_iroh(iroh, key).await?;
         }
+        #[cfg(feature = "tcp")]
+        let tcp_addresses = match &config.tcp {
+            Some(tcp) => {
+                let served = super::served(&self.alpns, &self.missing);
+                super::tcp::listen(&endpoint, tcp, &key, &identity, &served)?
+            }
+            None => Vec::new(),
+        };
+        #[cfg(not(feature = "tcp"))]
+        let tcp_addresses = Vec::new();
         let endpoint = Arc::new(endpoint);
         let plugins: Arc<[PluginStatus]> = self.plugins().into();
 
@@ -110,11 +129,14 @@ impl Assembled {
         let (shown, seen, imported) = (endpoint.clone(), plugins.clone(), imports.clone());
         let operations = self.registry.operations().len();
         let node_key = hex::encode(key.public().0);
+        let certificate = identity.certificate.clone();
         let tell = move || NodeStatus {
             node_key: node_key.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: shown.local_addrs().to_vec(),
             relay: relay(&shown),
+            tcp_addresses: tcp_addresses.clone(),
+            certificates: certificate.iter().map(|live| live.status()).collect(),
             uptime_seconds: started.elapsed().as_secs(),
             degraded: seen.iter().any(|plugin| plugin.failure.is_some())
                 || imported.status().iter().any(|import| import.state != ImportState::Connected),
@@ -149,6 +171,7 @@ impl Assembled {
             drain: config.limits.drain_timeout,
             interrupt,
             terminate,
+            _followers: identity.followers,
         })
     }
 

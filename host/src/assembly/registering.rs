@@ -192,7 +192,7 @@ impl Services for NodeServices {
         self.registry.gateway(CallerScope {
             connection: connection.info().id,
             provider: self.policy.clone(),
-            fingerprint: connection.peer_key().map(|key| format!("ed25519:{}", hex::encode(key))),
+            fingerprint: connection.backend().peer_fingerprint(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! How commands reach a node: a connection of any ALPN, or the call protocol
 //! over one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use super::target::Target;
-use crate::config::{KeyAddress, NodeAddress, Reach};
-use crate::endpoint::{Dialer, IrohConfig, NodeKey, PublicKey};
+use crate::config::{Carrier, KeyAddress, NodeAddress, Pin, Reach};
+use crate::endpoint::tls::ClientIdentities;
+use crate::endpoint::{DialError, Dialer, Expected, Fingerprint, IrohConfig, NodeKey, PublicKey};
 
 /// A node to which calls can be made.
 ///
@@ -40,7 +42,7 @@ pub trait Caller: Send + Sync {
 
 /// What a connection came by, and what ends it in good order.
 pub enum Way {
-    /// QUIC to an address.
+    /// QUIC, or TLS over TCP, to an address.
     Quic(Box<Dialer>),
     /// iroh to a key.
     #[cfg(feature = "iroh")]
@@ -66,7 +68,7 @@ impl Way {
 pub async fn connect(target: &Target, alpn: &str) -> Result<(Connection, Way), Failure> {
     let key = target.client_key.as_ref().map(|seed| NodeKey::from_seed(**seed));
     match &target.reach {
-        Reach::Address(address) => to_address(address, key.as_ref(), alpn).await,
+        Reach::Address(address) => to_address(address, target, key.as_ref(), alpn).await,
         Reach::Key(address) => to_key(address, &target.iroh, key.as_ref(), alpn).await,
     }
 }
@@ -77,11 +79,18 @@ fn unavailable(what: String) -> Failure {
 
 async fn to_address(
     address: &NodeAddress,
+    target: &Target,
     key: Option<&NodeKey>,
     alpn: &str,
 ) -> Result<(Connection, Way), Failure> {
-    let dialer =
-        Dialer::new(key).map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    let dialer = dialer(target, key)?;
+    let expected = Expected {
+        pin: address.pin.map(|pin| match pin {
+            Pin::Key(key) => Fingerprint::Key(PublicKey(key.0)),
+            Pin::Certificate(digest) => Fingerprint::Certificate(digest),
+        }),
+        host: address.host.clone(),
+    };
     let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
     let resolved = resolved.map_err(|error| {
         unavailable(format!("cannot find {}: {error}", address.host))
@@ -89,7 +98,11 @@ async fn to_address(
     })?;
     let mut failure = unavailable(format!("{} has no address", address.host));
     for socket in resolved {
-        match dialer.dial(socket, PublicKey(address.key.0), alpn).await {
+        let dialled = match address.carrier {
+            Carrier::Quic => dialer.dial_expecting(socket, &expected, alpn).await,
+            Carrier::Tcp => dial_tcp(&dialer, socket, &expected, alpn).await,
+        };
+        match dialled {
             Ok(connection) => return Ok((connection, Way::Quic(Box::new(dialer)))),
             Err(error) => failure = unavailable(error.to_string()),
         }
@@ -141,6 +154,45 @@ async fn to_key(
 ) -> Result<(Connection, Way), Failure> {
     let what = "iroh, which reaches nodes by their keys, is not built into this binary";
     Err(Failure::new(Exit::Usage, what).remedy("write alknet://KEY@HOST:PORT"))
+}
+
+#[cfg(feature = "tcp")]
+async fn dial_tcp(
+    dialer: &Dialer,
+    socket: SocketAddr,
+    expected: &Expected,
+    alpn: &str,
+) -> Result<Connection, DialError> {
+    dialer.dial_tcp(socket, expected, alpn).await
+}
+
+#[cfg(not(feature = "tcp"))]
+async fn dial_tcp(
+    _: &Dialer,
+    address: SocketAddr,
+    expected: &Expected,
+    alpn: &str,
+) -> Result<Connection, DialError> {
+    Err(DialError::Handshake {
+        address,
+        expected: expected.clone().into(),
+        alpn: alpn.to_owned(),
+        source: "TLS over TCP is not built into this binary".into(),
+    })
+}
+
+fn dialer(target: &Target, key: Option<&NodeKey>) -> Result<Dialer, Failure> {
+    let identities = ClientIdentities::new(key)
+        .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    let identities = match &target.client_certificate {
+        Some(certificate) => identities.with_certificate(certificate),
+        None => identities,
+    };
+    let identities = match &target.authorities {
+        Some(authorities) => identities.with_authorities(authorities.clone()),
+        None => identities,
+    };
+    Ok(Dialer::with_identities(identities))
 }
 
 /// Connects to a node in order to make calls.

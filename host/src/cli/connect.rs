@@ -8,7 +8,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::client::{block_on, connect};
 use super::failure::{Exit, Failure};
-use super::target;
 use super::{Global, Output};
 
 /// For the node to hear that the connection is over.
@@ -17,7 +16,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Join standard input and output to one stream of a node
 #[derive(Debug, Args)]
 pub(super) struct Connect {
-    /// The node: alknet://KEY@HOST:PORT, alknet://KEY, or a name in `known-nodes`
+    /// The node: alknet://KEY@HOST:PORT, alknet://KEY, alknet://HOST:PORT with a certificate,
+    /// alknet+tcp:// over TCP, or a name in `known-nodes`
     #[arg(value_name = "NODE")]
     address: String,
     /// The protocol to speak, such as alknet/echo
@@ -27,7 +27,7 @@ pub(super) struct Connect {
 
 impl Connect {
     pub(super) fn run(self, global: &Global, _output: &Output) -> Result<(), Failure> {
-        let target = target::resolve(&global.directory()?, Some(&self.address))?;
+        let target = global.target_of(Some(&self.address))?;
         block_on(async {
             let (connection, way) = connect(&target, &self.alpn).await?;
             let broken =

@@ -62,12 +62,15 @@ pub struct Global {
     /// The node's folder [default: ./.node if it is there, else ~/.config/alknet]
     #[arg(long, global = true, value_name = "DIR")]
     node: Option<PathBuf>,
-    /// The node to call: alknet://KEY@HOST:PORT, or a name in `known-nodes` [default: local]
+    /// The node to call: alknet://KEY@HOST:PORT, alknet://HOST:PORT with a certificate,
+    /// alknet+tcp:// over TCP, or a name in `known-nodes` [default: local]
     #[arg(long, global = true, value_name = "ADDRESS")]
     to: Option<String>,
     /// A file of mode 0600 with a token to call with, or - for standard input
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    certificates: target::Certificates,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -109,7 +112,15 @@ impl Global {
     /// # Errors
     /// The address is wrong, unknown, or there is no local node.
     pub fn target(&self) -> Result<Target, Failure> {
-        let target = target::resolve(&self.directory()?, self.to.as_deref())?;
+        self.target_of(self.to.as_deref())
+    }
+
+    /// The node that an address or a name means.
+    ///
+    /// # Errors
+    /// As for [`target`](Self::target).
+    pub fn target_of(&self, to: Option<&str>) -> Result<Target, Failure> {
+        let target = target::resolve_with(&self.directory()?, to, &self.certificates)?;
         let token = self.token_file.as_deref().map(target::read_token).transpose()?;
         Ok(Target { token, ..target })
     }

@@ -17,6 +17,7 @@ use crate::config::{
     DevelopPlugin, Developed, LogFormat, Mode, NodeConfig, NodeDirectory, develop,
 };
 use crate::endpoint::EndpointError;
+use crate::endpoint::identity::CertificateStatus;
 use crate::observe::{log, metrics};
 
 /// Start the node and serve until Ctrl-C or SIGTERM
@@ -111,7 +112,8 @@ fn serve(
 
 fn start_failure(error: StartError) -> Failure {
     let exit = match &error {
-        StartError::Endpoint(EndpointError::Bind { .. }) | StartError::Import(_) => {
+        StartError::Endpoint(EndpointError::Bind { .. } | EndpointError::BindTcp { .. })
+        | StartError::Import(_) => {
             Exit::Unavailable
         }
         StartError::Signals(_) => Exit::Internal,
@@ -133,6 +135,12 @@ fn show(node: &Node, output: &Output) -> Result<(), Failure> {
     if let Some(relay) = &status.relay {
         output.line(&format!("reached by alknet://{}?relay={relay}", status.node_key))?;
     }
+    for address in &status.tcp_addresses {
+        output.line(&format!("listening on alknet+tcp://{}@{address}", status.node_key))?;
+    }
+    for certificate in &status.certificates {
+        output.line(&describe(certificate))?;
+    }
     output.line("")?;
     output.table(&table(node.plugins()), &())?;
     for plugin in node.plugins() {
@@ -144,6 +152,17 @@ fn show(node: &Node, output: &Output) -> Result<(), Failure> {
         output.line(&format!("imports {} from {}", import.prefix, import.source))?;
     }
     output.line("")
+}
+
+/// The certificate that clients see who do not know raw keys.
+fn describe(certificate: &CertificateStatus) -> String {
+    let kind = certificate.kind.text();
+    match &certificate.fingerprint {
+        Some(fingerprint) => {
+            format!("certificate ({kind}) for {}: {fingerprint}", certificate.names.join(", "))
+        }
+        None => format!("certificate ({kind}): none yet"),
+    }
 }
 
 /// Calls the node as the command line would, over QUIC, and shows the answer.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use alknet_plugin_api::Json;
 use clap::Args;
 use serde_json::Value;
+use x509_parser::time::ASN1Time;
 
 use super::call::malformed;
 use super::client::{block_on, one_call};
@@ -30,6 +31,9 @@ impl Status {
         output.line(&visible(&summary(&status)))?;
         for line in access(&status) {
             output.line(&visible(&line))?;
+        }
+        for certificate in list(&status, "certificates") {
+            output.line(&visible(&certificate_line(certificate)))?;
         }
         output.line("")?;
         output.line(&plugins(&status).render(false))?;
@@ -71,7 +75,7 @@ fn summary(status: &Value) -> String {
         "alknet {} node {} on {}{relay}, up {uptime:?}, {memory} MiB, {} operations{degraded}",
         text(&status["version"]),
         text(&status["node_key"]),
-        text(&status["addresses"]),
+        addresses(status),
         text(&status["operations"]),
     )
 }
@@ -100,6 +104,27 @@ fn access(status: &Value) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn addresses(status: &Value) -> String {
+    let tcp = list(status, "tcp_addresses").iter().map(|address| format!(" tcp {}", text(address)));
+    text(&status["addresses"]) + &tcp.collect::<String>()
+}
+
+fn certificate_line(certificate: &Value) -> String {
+    let mut line = format!("certificate ({})", text(&certificate["kind"]));
+    match certificate["not_after_unix"].as_i64().map(ASN1Time::from_timestamp) {
+        Some(Ok(end)) => {
+            let names = text(&certificate["names"]);
+            let fingerprint = text(&certificate["fingerprint"]);
+            line += &format!(" for {names}, until {end}, {fingerprint}");
+        }
+        _ => line += ": none yet",
+    }
+    if let Some(error) = certificate["error"].as_str() {
+        line += &format!("; not replaced: {error}");
+    }
+    line
 }
 
 fn plugins(status: &Value) -> Table {
@@ -177,6 +202,23 @@ mod tests {
                 "  there is no such file; create it",
             ]
         );
+    }
+
+    #[test]
+    fn a_certificate_shows_with_its_end_and_its_trouble() {
+        let mut certificate = json!({
+            "kind": "acme", "names": ["a.example", "b.example"], "not_after_unix": 1_798_761_600,
+            "fingerprint": "SHA256:ab",
+        });
+        let good = certificate_line(&certificate);
+        assert_eq!(
+            good,
+            "certificate (acme) for a.example b.example, until Jan  1 00:00:00 2027 +00:00, SHA256:ab"
+        );
+        certificate["error"] = "no answer".into();
+        assert_eq!(certificate_line(&certificate), format!("{good}; not replaced: no answer"));
+        let none = json!({ "kind": "acme", "names": [], "not_after_unix": null });
+        assert_eq!(certificate_line(&none), "certificate (acme): none yet");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use ed25519_dalek::SigningKey;
+use rustls::RootCertStore;
 use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
@@ -14,6 +16,8 @@ use crate::config::{
     read_key,
 };
 use crate::endpoint::IrohConfig;
+use crate::endpoint::identity::{Certificate, CertificateFiles};
+use crate::endpoint::tls;
 
 /// A node to talk to.
 pub struct Target {
@@ -26,6 +30,22 @@ pub struct Target {
     pub client_key: Option<Zeroizing<[u8; 32]>>,
     /// A token that is sent with every call, and counts in place of the key.
     pub token: Option<Zeroizing<String>>,
+    /// The certificate by which it proves that to nodes with certificates.
+    pub client_certificate: Option<Certificate>,
+    /// The authorities that it believes instead of the system's.
+    pub authorities: Option<RootCertStore>,
+}
+
+/// What a command is told of certificates.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Certificates {
+    /// Believe these authorities, not the system's, about nodes that are dialled by name
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Show this certificate to nodes with certificates; its private part is in the same PEM file
+    /// [default: client.pem in the node's folder, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    certificate: Option<PathBuf>,
 }
 
 impl Target {
@@ -39,6 +59,15 @@ impl Target {
 
 /// The node that `to` means, by the files of `directory`.
 pub(super) fn resolve(directory: &NodeDirectory, to: Option<&str>) -> Result<Target, Failure> {
+    resolve_with(directory, to, &Certificates::default())
+}
+
+/// The node that `to` means, with what the command line says of certificates.
+pub(super) fn resolve_with(
+    directory: &NodeDirectory,
+    to: Option<&str>,
+    certificates: &Certificates,
+) -> Result<Target, Failure> {
     let reach = match to {
         Some(text) if text.contains("://") => text.parse().map_err(|error| {
             Failure::new(Exit::Usage, format!("`{text}` is not a node's address: {error}"))
@@ -50,7 +79,14 @@ pub(super) fn resolve(directory: &NodeDirectory, to: Option<&str>) -> Result<Tar
         Reach::Key(_) => iroh(directory)?,
         Reach::Address(_) => IrohConfig::default(),
     };
-    Ok(Target { reach, iroh, client_key: client_key(directory)?, token: None })
+    Ok(Target {
+        reach,
+        iroh,
+        client_key: client_key(directory)?,
+        client_certificate: client_certificate(directory, certificates)?,
+        authorities: authorities(certificates)?,
+        token: None,
+    })
 }
 
 /// More than any token has.
@@ -85,6 +121,32 @@ pub(super) fn read_token(file: &Path) -> Result<Zeroizing<String>, Failure> {
         true => Err(unusable("it holds something else".to_owned())),
         false => Ok(Zeroizing::new(token.to_owned())),
     }
+}
+
+fn client_certificate(
+    directory: &NodeDirectory,
+    certificates: &Certificates,
+) -> Result<Option<Certificate>, Failure> {
+    let file = match &certificates.certificate {
+        Some(file) => file.clone(),
+        None => directory.path().join("client.pem"),
+    };
+    if certificates.certificate.is_none() && !file.exists() {
+        return Ok(None);
+    }
+    let both = CertificateFiles { cert: file.clone(), key: file };
+    let loaded = both.load().map_err(|error| {
+        Failure::new(Exit::Config, error.to_string())
+            .remedy("put the certificate and its private key into one PEM file")
+    });
+    loaded.map(Some)
+}
+
+fn authorities(certificates: &Certificates) -> Result<Option<RootCertStore>, Failure> {
+    let read = |file: &PathBuf| {
+        tls::authorities(file).map_err(|error| Failure::new(Exit::Config, error.to_string()))
+    };
+    certificates.ca.as_ref().map(read).transpose()
 }
 
 /// Relays and lookups as the node's own file has them, if there is one; a command
@@ -149,11 +211,8 @@ fn local(directory: &NodeDirectory) -> Result<Reach, Failure> {
         return Err(Failure::new(Exit::Config, what)
             .remedy("write a port other than 0 to `listen`, or name the node with `--to`"));
     };
-    Ok(Reach::Address(NodeAddress {
-        key: PublicKey(SigningKey::from_bytes(&key).verifying_key().to_bytes()),
-        host: reachable(listen).to_string(),
-        port: listen.port(),
-    }))
+    let key = PublicKey(SigningKey::from_bytes(&key).verifying_key().to_bytes());
+    Ok(Reach::Address(NodeAddress::new(key, reachable(listen).to_string(), listen.port())))
 }
 
 /// Who listens on every address is reached on the loopback one.
@@ -232,7 +291,7 @@ mod tests {
         let target = resolve(&directory, None).unwrap();
         assert_eq!(address(&target).host, "::1");
         assert_eq!(
-            address(&target).key.0,
+            address(&target).key().unwrap().0,
             SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes()
         );
         assert!(target.client_key.is_none(), "a stranger");

@@ -146,7 +146,7 @@ pub fn develop(
     // An older node may listen elsewhere, and is found by its own file.
     if let Some(listen) = made_for.filter(|_| !directory.known_nodes().exists()) {
         let node = own_key(&path.join("node.key"), &mut done)?;
-        let address = NodeAddress { key: node, host: listen.ip().to_string(), port: listen.port() };
+        let address = NodeAddress::new(node, listen.ip().to_string(), listen.port());
         let text = format!("# name address\nlocal {address}\n");
         create(&directory.known_nodes(), 0o644, &text, &mut done)?;
     }
@@ -345,7 +345,7 @@ mod tests {
         let seed = read_key(&node.identity_key, node.identity_place()).unwrap();
         let key = PublicKey(SigningKey::from_bytes(&seed).verifying_key().to_bytes());
         let known = KnownNodes::load(&directory.known_nodes()).unwrap();
-        let local = NodeAddress { key, host: "::1".into(), port: 4433 };
+        let local = NodeAddress::new(key, "::1", 4433);
         assert_eq!(known.get("local"), Some(&local));
 
         let access = AccessConfig::load(&directory.access_config()).unwrap();

@@ -8,9 +8,14 @@ use super::node::read_text;
 use super::problem::{Place, Problems};
 use super::values::{PublicKey, lower_hex};
 
-/// A node's key and where to reach it: `alknet://<64 hexadecimal digits>@host:port`.
+/// Where to reach a node, and by what it is known:
 ///
-/// The key is what the node must prove to hold; the host may be a name.
+/// - `alknet://<64 hexadecimal digits>@host:port`: by its key;
+/// - `alknet://SHA256:<64 hexadecimal digits>@host:port`: by its certificate;
+/// - `alknet://host:port`: by its name, for which an authority must vouch.
+///
+/// `alknet+tcp://` goes to the node's TCP listener, with one stream, instead of
+/// QUIC. The host may be a DNS name or an IP address.
 ///
 /// ```
 /// use alknet::config::NodeAddress;
@@ -23,12 +28,54 @@ use super::values::{PublicKey, lower_hex};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// The node's Ed25519 public key.
-    pub key: PublicKey,
+    /// What the node must prove to hold. Without it, a certificate for `host`
+    /// that an authority vouches for.
+    pub pin: Option<Pin>,
+    /// What carries the connection.
+    pub carrier: Carrier,
     /// An IP address, without brackets, or a DNS name.
     pub host: String,
-    /// The UDP port.
+    /// The UDP or TCP port.
     pub port: u16,
+}
+
+/// What a node is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Its Ed25519 public key.
+    Key(PublicKey),
+    /// The SHA-256 digest of its X.509 certificate's DER.
+    Certificate([u8; 32]),
+}
+
+/// What carries a connection to a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Carrier {
+    /// QUIC over UDP: as many streams as both sides allow.
+    #[default]
+    Quic,
+    /// TLS over TCP: one stream.
+    Tcp,
+}
+
+impl Carrier {
+    const ALL: [(Self, &'static str); 2] =
+        [(Self::Quic, "alknet://"), (Self::Tcp, "alknet+tcp://")];
+}
+
+impl NodeAddress {
+    /// A node known by its key, over QUIC.
+    pub fn new(key: PublicKey, host: impl Into<String>, port: u16) -> Self {
+        Self { pin: Some(Pin::Key(key)), carrier: Carrier::Quic, host: host.into(), port }
+    }
+
+    /// The key that the node is known by, where it is.
+    pub fn key(&self) -> Option<PublicKey> {
+        match self.pin {
+            Some(Pin::Key(key)) => Some(key),
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with a [`NodeAddress`].
@@ -36,10 +83,13 @@ pub struct NodeAddress {
 #[non_exhaustive]
 pub enum AddressError {
     /// Another scheme, or none.
-    #[error("a node's address begins with `alknet://`")]
+    #[error("a node's address begins with `alknet://`, or `alknet+tcp://` for TLS over TCP")]
     Scheme,
-    /// No key, or no key by form.
-    #[error("after `alknet://` stand the node's key, 64 lower-case hexadecimal digits, and `@`")]
+    /// What stands before the `@` is neither a key nor a certificate's digest.
+    #[error(
+        "before the `@` stands the node's key, 64 lower-case hexadecimal digits, or `SHA256:` and \
+         the 64 digits of its certificate's digest"
+    )]
     Key,
     /// No relay.
     #[error(
@@ -48,7 +98,7 @@ pub enum AddressError {
     )]
     Relay,
     /// No host and port.
-    #[error("after the `@` stand the host and the port: `host:4433`, `[::1]:4433`")]
+    #[error("an address ends in the host and the port: `host:4433`, `[::1]:4433`")]
     Host,
 }
 
@@ -56,9 +106,15 @@ impl FromStr for NodeAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let rest = text.strip_prefix("alknet://").ok_or(AddressError::Scheme)?;
-        let (key, authority) = rest.split_once('@').ok_or(AddressError::Key)?;
-        let key = PublicKey(lower_hex(key).ok_or(AddressError::Key)?);
+        let schemes = Carrier::ALL.iter();
+        let (carrier, rest) = schemes
+            .filter_map(|(carrier, scheme)| Some((*carrier, text.strip_prefix(scheme)?)))
+            .next()
+            .ok_or(AddressError::Scheme)?;
+        let (pin, authority) = match rest.split_once('@') {
+            Some((pin, authority)) => (Some(pin.parse()?), authority),
+            None => (None, rest),
+        };
         let (host, port) = authority.rsplit_once(':').ok_or(AddressError::Host)?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Host)?;
         let host = match host.strip_prefix('[') {
@@ -74,13 +130,38 @@ impl FromStr for NodeAddress {
         if !is_v6 && (host.is_empty() || !host.chars().all(name_ok)) {
             return Err(AddressError::Host);
         }
-        Ok(Self { key, host: host.to_owned(), port })
+        Ok(Self { pin, carrier, host: host.to_owned(), port })
+    }
+}
+
+impl FromStr for Pin {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let pin = match text.strip_prefix("SHA256:") {
+            Some(digest) => lower_hex(digest).map(Self::Certificate),
+            None => lower_hex(text).map(|key| Self::Key(PublicKey(key))),
+        };
+        pin.ok_or(AddressError::Key)
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => f.write_str(&hex::encode(key.0)),
+            Self::Certificate(digest) => write!(f, "SHA256:{}", hex::encode(digest)),
+        }
     }
 }
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "alknet://{}@", hex::encode(self.key.0))?;
+        let scheme = Carrier::ALL.iter().find(|(carrier, _)| *carrier == self.carrier);
+        f.write_str(scheme.map_or("", |(_, scheme)| scheme))?;
+        if let Some(pin) = &self.pin {
+            write!(f, "{pin}@")?;
+        }
         match self.host.contains(':') {
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
@@ -258,12 +339,20 @@ mod tests {
     fn addresses_are_exact() {
         let key = "0a".repeat(32);
         for good in ["127.0.0.1:1", "[::1]:4433", "node.example.org:4433", "localhost:65535"] {
-            let text = format!("alknet://{key}@{good}");
-            assert_eq!(text.parse::<NodeAddress>().unwrap().to_string(), text);
+            for known in [format!("{key}@"), format!("SHA256:{key}@"), String::new()] {
+                for scheme in ["alknet", "alknet+tcp"] {
+                    let text = format!("{scheme}://{known}{good}");
+                    assert_eq!(text.parse::<NodeAddress>().unwrap().to_string(), text);
+                }
+            }
         }
         for (bad, error) in [
             (format!("http://{key}@h:1"), AddressError::Scheme),
-            (format!("alknet://{key}"), AddressError::Key),
+            (format!("alknet+udp://{key}@h:1"), AddressError::Scheme),
+            (format!("alknet://{key}"), AddressError::Host),
+            ("alknet://@h:1".to_owned(), AddressError::Key),
+            (format!("alknet://sha256:{key}@h:1"), AddressError::Key),
+            (format!("alknet://ed25519:{key}@h:1"), AddressError::Key),
             ("alknet://0a@h:1".to_owned(), AddressError::Key),
             (format!("alknet://{}@h:1", key.to_uppercase()), AddressError::Key),
             (format!("alknet://{key}@h"), AddressError::Host),

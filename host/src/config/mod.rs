@@ -25,6 +25,7 @@ mod access;
 mod develop;
 mod document;
 mod edit;
+mod identity;
 mod import;
 mod init;
 mod known_nodes;
@@ -35,6 +36,7 @@ mod problem;
 mod reload;
 mod sandbox;
 mod settings;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -46,9 +48,10 @@ pub use develop::{
     DevelopError, DevelopPlugin, Developed, Repinned, create_private, develop, write_key,
 };
 pub use edit::{AccessFile, EditError};
+pub use identity::{Acme, AcmeChallenge, CertificateSource};
 pub use import::{Document, ImportSource, ImportStanza};
 pub use init::{NewNode, existing, init};
-pub use known_nodes::{AddressError, KeyAddress, KnownNodes, NodeAddress, Reach};
+pub use known_nodes::{AddressError, Carrier, KeyAddress, KnownNodes, NodeAddress, Pin, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};
 pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
 pub use plugin::{
@@ -58,6 +61,7 @@ pub use problem::{Place, Problem, Problems};
 pub use reload::{Changes, Lost, ReloadPlan};
 pub use sandbox::Sandbox;
 pub use settings::Settings;
+pub use tcp::Tcp;
 pub use values::{Digest, PublicKey, Signature};
 pub use vault::{Unlock, VaultConfig, VaultIdentity};
 

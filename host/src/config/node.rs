@@ -11,11 +11,13 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::document::{Node, Read, Table, read_document};
+use super::identity::{AcmeChallenge, CertificateSource, certificate};
 use super::import::{ImportStanza, imports};
 use super::known_nodes::relay_url;
 use super::plugin::PluginStanza;
 use super::problem::{Place, Problem, Problems};
 use super::sandbox::{Sandbox, sandbox};
+use super::tcp::{self, Tcp};
 use super::values::{PublicKey, choice, lower_hex};
 use super::vault::{VaultConfig, VaultIdentity, vault};
 use crate::endpoint::{IrohConfig, Lookup, Relay};
@@ -41,12 +43,16 @@ pub struct NodeConfig {
     pub quic: Option<Quic>,
     /// The iroh endpoint.
     pub iroh: Option<IrohConfig>,
+    /// TLS over TCP.
+    pub tcp: Option<Tcp>,
     /// The file of the node's private key; see [`read_key`].
     pub identity_key: PathBuf,
     /// The key of the vault that is used instead of a file's.
     pub identity_vault: Option<VaultIdentity>,
     /// Where secrets come from.
     pub vault: Option<VaultConfig>,
+    /// The certificate for clients that do not know raw keys, where there is one.
+    pub certificate: Option<CertificateSource>,
     /// Hard ceilings.
     pub limits: NodeLimits,
     /// The plugins, in the file's order.
@@ -63,6 +69,7 @@ pub struct NodeConfig {
     /// What the daemon confines itself to.
     pub sandbox: Sandbox,
     identity_place: Place,
+    certificate_place: Place,
 }
 
 /// The QUIC endpoint and the limits of its connections.
@@ -170,34 +177,57 @@ impl NodeConfig {
     }
 
     pub(super) fn read(file: &Path, table: &Table<'_>, mode: Mode) -> Self {
-        let (identity_key, identity_vault, identity_place) = identity(file, table);
-        let Endpoints { quic, iroh } = endpoints(table);
+        let (identity_key, identity_vault, identity_place, certificate) = identity(file, table);
+        let (certificate, certificate_place) = certificate.unzip();
+        let Endpoints { quic, iroh, tcp } = endpoints(table);
         let config = Self {
             file: file.to_owned(),
             development: table.or("development", false),
             quic,
             iroh,
+            tcp,
             identity_key,
             identity_vault,
             vault: vault(file, table),
+            certificate,
             limits: table.or_default("limits"),
             plugins: table.tables("plugin"),
             imports: imports(table),
             list_peers: list_peers(table),
             observe: table.or_default("observe"),
             trusted_plugin_keys: table.or_default("trusted_plugin_keys"),
+            certificate_place: certificate_place.unwrap_or_else(|| identity_place.clone()),
             sandbox: sandbox(table),
             identity_place,
         };
         config.refuse_unpinned(table, mode);
         config.refuse_duplicates(table);
         config.refuse_without_vault(table);
+        config.refuse_unanswered(table);
         config
     }
 
     /// Where the node's key is named, or else the file.
     pub fn identity_place(&self) -> &Place {
         &self.identity_place
+    }
+
+    /// Where the certificate's source is named, or else the key or the file.
+    pub fn certificate_place(&self) -> &Place {
+        &self.certificate_place
+    }
+
+    /// An ACME server's question must find somebody who answers.
+    fn refuse_unanswered(&self, table: &Table<'_>) {
+        if let Some(CertificateSource::Acme(acme)) = &self.certificate
+            && acme.challenge == AcmeChallenge::TlsAlpn01
+            && self.tcp.is_none()
+        {
+            table.problem(self.certificate_place.problem(
+                "the challenge `tls-alpn-01` is answered over TCP, where the node does not listen",
+                "add `[endpoint.tcp]` with `listen = [\"0.0.0.0:443\"]`, or write `challenge = \"http-01\"`",
+            ));
+        }
     }
 
     fn refuse_unpinned(&self, table: &Table<'_>, mode: Mode) {
@@ -328,6 +358,7 @@ pub fn read_key(file: &Path, place: &Place) -> Result<Zeroizing<[u8; 32]>, Probl
 struct Endpoints {
     quic: Option<Quic>,
     iroh: Option<IrohConfig>,
+    tcp: Option<Tcp>,
 }
 
 fn endpoints(table: &Table<'_>) -> Endpoints {
@@ -337,15 +368,16 @@ fn endpoints(table: &Table<'_>) -> Endpoints {
             let has_iroh = optional(table, "iroh", cfg!(feature = "iroh"), |table| {
                 iroh = Some(read_iroh(table));
             });
-            optional(table, "tcp", false, |table| {
-                table.get::<Vec<SocketAddr>>("listen");
-            });
+            let built = cfg!(all(feature = "tcp", feature = "quinn"));
+            let mut tcp = None;
+            let has_tcp = optional(table, "tcp", built, |table| tcp = Some(tcp::read(table)));
             let mut quic = None;
             let has_quic = optional(table, "quic", cfg!(feature = "quinn"), |table| {
                 quic = Some(read_quic(table));
             });
             let (quic, iroh) = (quic.filter(|_| has_quic), iroh.filter(|_| has_iroh));
-            (has_quic || has_iroh, Endpoints { quic, iroh })
+            let tcp = tcp.filter(|_| has_tcp);
+            (has_quic || has_iroh || has_tcp, Endpoints { quic, iroh, tcp })
         }),
         None => Some((false, Endpoints::default())),
     };
@@ -452,7 +484,7 @@ fn read_quic(table: &Table<'_>) -> Quic {
 }
 
 /// A duration of at least a millisecond.
-fn positive(table: &Table<'_>, key: &'static str, default: Duration) -> Duration {
+pub(super) fn positive(table: &Table<'_>, key: &'static str, default: Duration) -> Duration {
     let value = table.or(key, default);
     if value.is_zero() {
         let remedy = format!("remove the key for the default of {default:?}");
@@ -489,10 +521,15 @@ fn switched(table: &Table<'_>, key: &str, built: bool, read: impl FnOnce(&Table<
     enabled
 }
 
-fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Option<VaultIdentity>, Place) {
+type Certificate = Option<(CertificateSource, Place)>;
+
+fn identity(
+    file: &Path,
+    table: &Table<'_>,
+) -> (PathBuf, Option<VaultIdentity>, Place, Certificate) {
     let default = file.with_file_name("node.key");
     let Some(node) = table.node("identity") else {
-        return (default, None, Place::file_only(file));
+        return (default, None, Place::file_only(file), None);
     };
     let read = node.table(|table| {
         let vault = table.get::<VaultIdentity>("vault");
@@ -512,11 +549,14 @@ fn identity(file: &Path, table: &Table<'_>) -> (PathBuf, Option<VaultIdentity>, 
                 None => PathBuf::read(&node),
             }
         });
-        (key, vault, table.place_of(if table.has("vault") { "vault" } else { "key" }))
+        let place = table.place_of(if table.has("vault") { "vault" } else { "key" });
+        (key, vault, place, certificate(file, table))
     });
     match read {
-        Some((key, vault, place)) => (key.unwrap_or(default), vault, place),
-        None => (default, None, node.place()),
+        Some((key, vault, place, certificate)) => {
+            (key.unwrap_or(default), vault, place, certificate)
+        }
+        None => (default, None, node.place(), None),
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use alknet_plugin_api::{ConnectionInfo, Source};
 use quinn::VarInt;
-use quinn::crypto::rustls::QuicServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::EndpointError;
@@ -15,9 +14,10 @@ use super::admission::Origin;
 use super::attempt::{Arrived, Attempt, Door, accept};
 use super::config::{EndpointConfig, RECEIVE_WINDOW};
 use super::dispatch::Dispatcher;
-use super::key::NodeKey;
+use super::either::quic_config;
+use super::quic;
+use super::tls::ServerIdentities;
 use super::transport::{QuicConnection, StreamLimits};
-use super::{quic, tls};
 
 /// Attempts that quinn may hold before the accept loop has looked at them, and
 /// the bytes that they may hold. quinn's own defaults suit a machine that does
@@ -38,13 +38,9 @@ pub(super) struct QuicSetup {
 impl QuicSetup {
     pub(super) fn new(
         config: &EndpointConfig,
-        key: &NodeKey,
-        alpns: Vec<Vec<u8>>,
+        identities: &ServerIdentities,
     ) -> Result<Self, EndpointError> {
-        let crypto = tls::server_config(key, alpns)?;
-        let crypto = QuicServerConfig::try_from(crypto)
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let mut server = quinn::ServerConfig::with_crypto(quic_config(identities)?);
         server.transport_config(Arc::new(transport(config)));
         server.max_incoming(MAX_INCOMING).incoming_buffer_size_total(MAX_INCOMING_BYTES);
         Ok(Self {
@@ -107,7 +103,7 @@ impl Attempt for Knocking {
                 source: Source::Quic,
                 alpn: quic::alpn(&connection).unwrap_or_default(),
                 remote_addr: Some(address),
-                peer_key: quic::peer_key(&connection).map(|key| key.0),
+                peer_key: quic::peer(&connection).and_then(|peer| peer.key()).map(|key| key.0),
             };
             let origin = Origin::Address(address.ip());
             QuicConnection::arrive(&node, connection, info, origin, self.streams);

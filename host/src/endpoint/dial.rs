@@ -1,4 +1,4 @@
-//! The client's side: dialling a node by its key.
+//! The client's side: dialling a node by its key, its certificate or its name.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,18 +9,53 @@ use alknet_plugin_api::{Connection, ConnectionInfo, Source};
 use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicClientConfig;
 
+use super::fingerprint::Fingerprint;
 use super::key::{NodeKey, PublicKey};
+use super::quic;
+use super::tls::{self, ClientIdentities};
 use super::transport::QuicConnection;
-use super::{quic, tls};
 
-/// Dials nodes, with a key of its own or anonymously. One dialer keeps the
-/// resumption tickets of all its peers, each under that peer's key.
+/// Dials nodes, with a key or certificate of its own or anonymously. One dialer
+/// keeps the resumption tickets of all peers that it knows by key, each under
+/// that peer's key.
 pub struct Dialer {
-    crypto: rustls::ClientConfig,
+    identities: ClientIdentities,
     transport: Arc<quinn::TransportConfig>,
     /// A socket for each address family, made when first needed.
     sockets: Mutex<Sockets>,
     last_id: AtomicU64,
+}
+
+/// Whom to expect at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The key or certificate that the node must prove. Without one it must show
+    /// a certificate for `host` that an authority vouches for: nobody is ever
+    /// taken for granted.
+    pub pin: Option<Fingerprint>,
+    /// The DNS name or IP address that is dialled.
+    pub host: String,
+}
+
+impl Expected {
+    /// The node with this key, wherever it is.
+    pub fn key(key: PublicKey) -> Self {
+        Self { pin: Some(Fingerprint::Key(key)), host: String::new() }
+    }
+
+    pub(super) fn name(&self) -> String {
+        tls::name_of(self.pin, &self.host)
+    }
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pin {
+            Some(Fingerprint::Key(key)) => write!(f, "it holds key {key}"),
+            Some(certificate) => write!(f, "it shows the certificate {certificate}"),
+            None => write!(f, "an authority vouches for its certificate for `{}`", self.host),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -49,18 +84,18 @@ pub enum DialError {
     },
     /// The handshake failed.
     #[error(
-        "no connection to {address}: {source}; check that the node runs, that it holds key \
-         {key}, and that it serves ALPN `{alpn}`"
+        "no connection to {address}: {source}; check that the node runs, that {expected}, \
+         and that it serves ALPN `{alpn}`"
     )]
     Handshake {
         /// Where to.
         address: SocketAddr,
         /// Whom.
-        key: PublicKey,
+        expected: Box<Expected>,
         /// What for.
         alpn: String,
         /// Why not.
-        source: Box<quinn::ConnectionError>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -70,14 +105,15 @@ impl Dialer {
     /// # Errors
     /// [`DialError::Tls`] when the provider refuses the key.
     pub fn new(key: Option<&NodeKey>) -> Result<Self, DialError> {
-        Ok(Self::with_crypto(tls::client_config(key)?))
+        Ok(Self::with_identities(ClientIdentities::new(key)?))
     }
 
-    pub(super) fn with_crypto(crypto: rustls::ClientConfig) -> Self {
+    /// A dialer that shows what `identities` hold.
+    pub fn with_identities(identities: ClientIdentities) -> Self {
         let mut transport = quinn::TransportConfig::default();
         transport.keep_alive_interval(Some(Duration::from_secs(10)));
         Self {
-            crypto,
+            identities,
             transport: Arc::new(transport),
             sockets: Mutex::default(),
             last_id: AtomicU64::new(0),
@@ -108,9 +144,40 @@ impl Dialer {
         key: PublicKey,
         alpn: &str,
     ) -> Result<Connection, DialError> {
-        self.dial_name(address, key, &tls::server_name(&key), alpn).await
+        self.dial_expecting(address, &Expected::key(key), alpn).await
     }
 
+    /// Connects to the node that is `expected`, as [`dial`](Self::dial) does.
+    ///
+    /// # Errors
+    /// As for [`dial`](Self::dial); [`DialError::Tls`] when there is no authority
+    /// to ask about a node that is not pinned.
+    pub async fn dial_expecting(
+        &self,
+        address: SocketAddr,
+        expected: &Expected,
+        alpn: &str,
+    ) -> Result<Connection, DialError> {
+        let crypto = self.config(expected, alpn)?;
+        self.dial_config(address, expected, &expected.name(), alpn, crypto).await
+    }
+
+    pub(super) fn config(
+        &self,
+        expected: &Expected,
+        alpn: &str,
+    ) -> Result<rustls::ClientConfig, DialError> {
+        Ok(self.identities.config(expected.pin, alpn)?)
+    }
+
+    /// Dials with a TLS configuration of the test's own.
+    #[cfg(test)]
+    pub(super) fn with_crypto(crypto: rustls::ClientConfig) -> Self {
+        Self::with_identities(ClientIdentities::with_raw(crypto))
+    }
+
+    /// Dials under a name that is not the key's.
+    #[cfg(test)]
     pub(super) async fn dial_name(
         &self,
         address: SocketAddr,
@@ -118,8 +185,19 @@ impl Dialer {
         name: &str,
         alpn: &str,
     ) -> Result<Connection, DialError> {
-        let mut crypto = self.crypto.clone();
-        crypto.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let expected = Expected::key(key);
+        let crypto = self.config(&expected, alpn)?;
+        self.dial_config(address, &expected, name, alpn, crypto).await
+    }
+
+    pub(super) async fn dial_config(
+        &self,
+        address: SocketAddr,
+        expected: &Expected,
+        name: &str,
+        alpn: &str,
+        crypto: rustls::ClientConfig,
+    ) -> Result<Connection, DialError> {
         let crypto = QuicClientConfig::try_from(crypto)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
@@ -130,18 +208,22 @@ impl Dialer {
             .map_err(|source| DialError::Address { address, source })?;
         let connection = connecting.await.map_err(|source| DialError::Handshake {
             address,
-            key,
+            expected: expected.clone().into(),
             alpn: alpn.to_owned(),
-            source: Box::new(source),
+            source: source.into(),
         })?;
         let info = ConnectionInfo {
-            id: self.last_id.fetch_add(1, Ordering::Relaxed) + 1,
+            id: self.next_id(),
             source: Source::Quic,
             alpn: alpn.to_owned(),
             remote_addr: Some(connection.remote_address()),
-            peer_key: quic::peer_key(&connection).map(|key| key.0),
+            peer_key: quic::peer(&connection).and_then(|peer| peer.key()).map(|key| key.0),
         };
         Ok(Connection::new(Arc::new(QuicConnection::dialled(connection, info))))
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn endpoint(&self, address: SocketAddr) -> Result<quinn::Endpoint, DialError> {

@@ -23,7 +23,6 @@ use super::admission::{Admission, Handshake, Origin, Refusal, Stay, Turned};
 use super::close::CloseCode;
 use super::delivery::Deliveries;
 use super::drain::Drain;
-use super::key::PublicKey;
 use super::table::{ConnectionTable, Entry, Peer, Route, RouteTable};
 
 /// How long a handler may go on after its connection has ended, to put its
@@ -195,7 +194,7 @@ impl Dispatcher {
             peer: peer.clone(),
         };
         let present = Present::enter(self, info.id, entry, place);
-        let fingerprint = info.peer_key.map(|key| PublicKey(key).fingerprint());
+        let fingerprint = connection.peer_fingerprint();
         let identity =
             peer.meet(|| fingerprint.as_deref().and_then(|f| self.resolver.resolve_fingerprint(f)));
         let auth = AuthContext::new(

@@ -27,7 +27,8 @@ use iroh::{RelayConfig, RelayMode, RelayUrl, SecretKey};
 use tokio::io::ReadBuf;
 
 use super::config::{IrohConfig, Lookup, Relay};
-use super::key::NodeKey;
+use super::fingerprint::Fingerprint;
+use super::key::{NodeKey, PublicKey};
 use super::tls;
 use super::transport::{RecvHalf, SendHalf, Stopped, StreamLimits, Transport, quic_library};
 
@@ -120,7 +121,11 @@ fn relay_url(url: &str) -> Result<RelayUrl, IrohError> {
         .map_err(|error| IrohError::Relay { url: url.to_owned(), reason: format!("{error:#}") })
 }
 
-quic_library!(noq, stats: stats, read: read);
+quic_library!(noq, stats: stats, peer: peer, read: read);
+
+fn peer(connection: &noq::Connection) -> Option<Fingerprint> {
+    Some(Fingerprint::Key(PublicKey(*connection.remote_id().as_bytes())))
+}
 
 fn stats(connection: &noq::Connection) -> ConnectionStats {
     let all = noq::Connection::stats(connection);

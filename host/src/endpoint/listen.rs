@@ -13,9 +13,15 @@ use super::admission::{Admission, AdmissionLimits};
 use super::close::CloseCode;
 use super::config::EndpointConfig;
 use super::dispatch::{Dispatcher, PeerResolver};
+#[cfg(feature = "tcp")]
+use super::identity::Challenges;
+use super::identity::LiveCertificate;
 use super::key::NodeKey;
 use super::quic::varint;
 use super::table::{ConnectionTable, RouteTable};
+#[cfg(feature = "tcp")]
+use super::tcp::{TcpConfig, TcpSetup};
+use super::tls::ServerIdentities;
 use super::{EndpointError, PublicKey};
 
 /// How long close frames may take to leave once everything is closed.
@@ -55,11 +61,30 @@ impl Endpoint {
         routes: RouteTable,
         resolver: Arc<dyn PeerResolver>,
     ) -> Result<Self, EndpointError> {
+        Self::bind_with(config, key, None, routes, resolver)
+    }
+
+    /// [`bind`](Self::bind), and clients that do not know raw keys are shown
+    /// `certificate`, as it is at the time of their handshake.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    ///
+    /// # Panics
+    /// As for [`bind`](Self::bind).
+    pub fn bind_with(
+        config: EndpointConfig,
+        key: &NodeKey,
+        certificate: Option<Arc<LiveCertificate>>,
+        routes: RouteTable,
+        resolver: Arc<dyn PeerResolver>,
+    ) -> Result<Self, EndpointError> {
         let alpns: Vec<_> = routes.alpns().map(|alpn| alpn.as_bytes().to_vec()).collect();
         if alpns.is_empty() {
             return Err(EndpointError::NoRoutes);
         }
-        let setup = QuicSetup::new(&config, key, alpns)?;
+        let identities = ServerIdentities::new(key, certificate, alpns)?;
+        let setup = QuicSetup::new(&config, &identities)?;
         let admission = Admission::new(config.admission.clone());
         let shards = config.runtime.shards();
         let mut each_shard: Vec<Vec<UdpSocket>> = Vec::new();
@@ -148,6 +173,28 @@ impl Endpoint {
     #[cfg(feature = "iroh")]
     pub fn relay(&self) -> Option<String> {
         self.iroh.as_ref()?.relay()
+    }
+
+    /// Listens for TLS over TCP, too, on every address of `config` or on none,
+    /// and shows clients `identities`. Connections are
+    /// served on the current runtime, whatever the shape of the QUIC side. Gives
+    /// the addresses, with the ports that the system chose.
+    ///
+    /// # Errors
+    /// [`EndpointError::BindTcp`] when an address is taken.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[cfg(feature = "tcp")]
+    pub fn listen_tcp(
+        &self,
+        config: TcpConfig,
+        identities: ServerIdentities,
+        challenges: Option<Arc<Challenges>>,
+    ) -> Result<Vec<SocketAddr>, EndpointError> {
+        let addresses = TcpSetup::new(identities, challenges, config).listen(&self.node)?;
+        tracing::info!(?addresses, "listening for TLS over TCP");
+        Ok(addresses)
     }
 
     /// The first address listened on, with the port that the system chose.

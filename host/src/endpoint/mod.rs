@@ -28,8 +28,14 @@ mod config;
 pub mod delivery;
 #[cfg(feature = "quinn")]
 mod dial;
+#[cfg(all(feature = "tcp", feature = "quinn"))]
+mod dial_tcp;
 pub mod dispatch;
 mod drain;
+#[cfg(feature = "quinn")]
+mod either;
+mod fingerprint;
+pub mod identity;
 #[cfg(feature = "iroh")]
 mod iroh;
 mod key;
@@ -38,6 +44,8 @@ mod listen;
 #[cfg(feature = "quinn")]
 mod quic;
 mod table;
+#[cfg(all(feature = "tcp", feature = "quinn"))]
+pub mod tcp;
 pub mod tls;
 #[cfg(any(feature = "quinn", feature = "iroh"))]
 mod transport;
@@ -47,9 +55,10 @@ pub use self::iroh::{IrohDialError, IrohDialer, IrohError};
 pub use close::{CloseCode, Crash};
 pub use config::{EndpointConfig, IrohConfig, Lookup, Relay, RuntimeShape};
 #[cfg(feature = "quinn")]
-pub use dial::{DialError, Dialer};
+pub use dial::{DialError, Dialer, Expected};
 pub use dispatch::PeerResolver;
 pub use drain::Drain;
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub use key::{AddressError, NodeAddress, NodeKey, PublicKey};
 #[cfg(feature = "quinn")]
 pub use listen::Endpoint;
@@ -65,6 +74,17 @@ pub enum EndpointError {
          address may not be this machine's"
     )]
     Bind {
+        /// The address from the deployment file.
+        address: std::net::SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A TCP address is not available.
+    #[error(
+        "cannot listen on TCP {address}: {source}; another program may hold the port, the address \
+         may not be this machine's, or a port below 1024 may need CAP_NET_BIND_SERVICE"
+    )]
+    BindTcp {
         /// The address from the deployment file.
         address: std::net::SocketAddr,
         /// The system's reason.
@@ -87,3 +107,5 @@ pub enum EndpointError {
 
 #[cfg(all(test, feature = "quinn"))]
 mod tests;
+#[cfg(all(test, feature = "quinn", feature = "tcp"))]
+mod x509_tests;

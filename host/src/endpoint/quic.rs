@@ -9,11 +9,10 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::io::ReadBuf;
 
-use super::key::PublicKey;
-use super::tls;
+use super::fingerprint::Fingerprint;
 use super::transport::{RecvHalf, SendHalf, Stopped, StreamLimits, Transport, quic_library};
 
-quic_library!(quinn, stats: stats, read: quinn::RecvStream::poll_read_buf);
+quic_library!(quinn, stats: stats, peer: peer, read: quinn::RecvStream::poll_read_buf);
 
 fn stats(quinn: &quinn::Connection) -> ConnectionStats {
     let stats = quinn::Connection::stats(quinn);
@@ -26,10 +25,11 @@ fn stats(quinn: &quinn::Connection) -> ConnectionStats {
     }
 }
 
-/// The key that the peer has proven to hold; the handshake checked its signature.
-pub(super) fn peer_key(quinn: &quinn::Connection) -> Option<PublicKey> {
+/// The key or certificate that the peer has proven to hold; the handshake checked
+/// its signature.
+pub(super) fn peer(quinn: &quinn::Connection) -> Option<Fingerprint> {
     let shown = quinn.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    tls::key_of_spki(shown.first()?)
+    shown.first().map(|entry| Fingerprint::of_shown(entry))
 }
 
 /// The ALPN that the handshake settled on.

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 
 use super::admission::Origin;
 use super::close::CloseCode;
-use super::key::PublicKey;
 
 /// Who serves an ALPN.
 #[derive(Clone)]
@@ -96,7 +95,7 @@ pub struct ConnectionRecord {
     pub source: Source,
     /// The peer's address at the time of the handshake.
     pub address: Option<SocketAddr>,
-    /// The fingerprint of the key that the peer has proven to hold.
+    /// The fingerprint of the key or certificate that the peer has proven to hold.
     pub peer: Option<String>,
     /// The negotiated ALPN.
     pub alpn: String,
@@ -152,7 +151,7 @@ impl Peer {
 
 impl Entry {
     fn fingerprint(&self) -> Option<String> {
-        self.backend.info().peer_key.map(|key| PublicKey(key).fingerprint())
+        self.backend.peer_fingerprint()
     }
 
     fn record(&self) -> ConnectionRecord {

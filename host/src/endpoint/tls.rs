@@ -6,6 +6,9 @@
 //! the provider's own algorithms: nothing here ever answers "valid" unchecked.
 //! The client always knows whom it expects: the key stands in the server name,
 //! so one configuration serves all peers while each has its own tickets.
+//!
+//! Beside it, [`x509`] does the same with certificates, and [`ServerIdentities`]
+//! lets one listener serve clients of both kinds.
 
 use std::sync::Arc;
 
@@ -25,6 +28,15 @@ use rustls::{
 };
 
 use super::key::{NodeKey, PublicKey};
+
+mod client;
+mod server;
+pub mod x509;
+
+pub use client::{AuthoritiesError, ClientIdentities, authorities, name_of};
+pub use server::ServerIdentities;
+#[cfg(feature = "quinn")]
+pub(super) use server::offers_raw_keys;
 
 /// What stands before the 32 bytes of an Ed25519 key in its SPKI (RFC 8410).
 const SPKI_PREFIX: [u8; 12] =

@@ -26,6 +26,7 @@ use super::config::EndpointConfig;
 use super::delivery::Deliveries;
 use super::dispatch::{Arrival, Dispatcher};
 use super::drain::Drain;
+use super::fingerprint::Fingerprint;
 
 /// A connection of a QUIC library. Codes are at most [`MAX_CODE`].
 pub(super) trait Transport: Clone + Send + Sync + 'static {
@@ -44,6 +45,8 @@ pub(super) trait Transport: Clone + Send + Sync + 'static {
     /// How it closed; `None` when this side did it.
     fn closed(self) -> impl Future<Output = Option<Closed>> + Send;
     fn stats(&self) -> ConnectionStats;
+    /// The key or certificate that the peer has proven to hold.
+    fn peer(&self) -> Option<Fingerprint>;
     fn set_stream_limits(&self, limits: StreamLimits);
 }
 
@@ -199,6 +202,10 @@ fn halves<S: SendHalf, R: RecvHalf>((send, recv): (S, R), deliveries: Arc<Delive
 impl<T: Transport> ConnectionBackend for QuicConnection<T> {
     fn info(&self) -> &ConnectionInfo {
         &self.info
+    }
+
+    fn peer_fingerprint(&self) -> Option<String> {
+        self.transport.peer().map(|peer| peer.to_string())
     }
 
     fn accept_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>> {
@@ -371,7 +378,7 @@ impl<R: RecvHalf> RecvBackend for QuicRecv<R> {
 /// it, whose types differ in nothing but their crate. `$stats` and `$read` do what
 /// the libraries do differently.
 macro_rules! quic_library {
-    ($library:ident, stats: $stats:path, read: $read:path) => {
+    ($library:ident, stats: $stats:path, peer: $peer:path, read: $read:path) => {
         impl Transport for $library::Connection {
             type Send = $library::SendStream;
             type Recv = $library::RecvStream;
@@ -411,6 +418,10 @@ macro_rules! quic_library {
 
             fn max_datagram_size(&self) -> Option<usize> {
                 Self::max_datagram_size(self)
+            }
+
+            fn peer(&self) -> Option<Fingerprint> {
+                $peer(self)
             }
 
             fn is_closed(&self) -> bool {

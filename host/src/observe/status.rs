@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::config::Problems;
 use crate::endpoint::ConnectionRecord;
+use crate::endpoint::identity::CertificateStatus;
 use crate::imports::ImportStatus;
 
 /// A node at one moment.
@@ -18,11 +19,15 @@ pub struct NodeStatus {
     pub node_key: String,
     /// The daemon's version.
     pub version: String,
-    /// Addresses that it listens on.
+    /// Addresses that it listens on for QUIC.
     pub addresses: Vec<SocketAddr>,
     /// The relay by which it is reached by its key, once it has found one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
+    /// Addresses that it listens on for TLS over TCP.
+    pub tcp_addresses: Vec<SocketAddr>,
+    /// The certificates that it shows beside its key: one at most.
+    pub certificates: Vec<CertificateStatus>,
     /// Seconds since its start.
     pub uptime_seconds: u64,
     /// Whether every plugin of the deployment file is there.

@@ -107,9 +107,7 @@ impl TestPlugin {
             )
         };
         let handler = self.built.handlers[position].clone();
-        let fingerprint = connection.peer_key().map(|key| {
-            key.iter().fold(String::from("ed25519:"), |text, byte| text + &format!("{byte:02x}"))
-        });
+        let fingerprint = connection.backend().peer_fingerprint();
         let auth = AuthContext::new(
             identity,
             connection.alpn(),

@@ -122,7 +122,8 @@ pub(crate) async fn connect(node: &Path, alpn: &str) -> Result<(Connection, Dial
     let seed = read_key(&file, &Place::file_only(&file)).map_err(|e| anyhow::anyhow!("{e}"))?;
     let dialer = Dialer::new(Some(&NodeKey::from_seed(*seed)))?;
     let socket: SocketAddr = format!("{}:{}", address.host, address.port).parse()?;
-    let connection = dialer.dial(socket, PublicKey(address.key.0), alpn).await?;
+    let key = address.key().context("the node is not known by a key")?;
+    let connection = dialer.dial(socket, PublicKey(key.0), alpn).await?;
     Ok((connection, dialer))
 }
 

@@ -10,7 +10,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use alknet_plugin_api::{
-    AbortPolicy, CallError, Connection, Gateway, Host, Identity, Json, OperationType, code,
+    AbortPolicy, CallError, Connection, Gateway, Host, Identity, Json, OperationType, StreamError,
+    code,
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -355,30 +356,37 @@ impl CallConnection {
         &self.0.connection
     }
 
-    async fn open(&self) -> Result<Arc<Outbox>, CallError> {
-        let lost = |_| CallError::internal("connection closed");
-        let halves = self.0.connection.open_bi().await.map_err(lost)?;
-        self.0.shared.add(halves).ok_or_else(|| CallError::internal("connection closed"))
+    /// A new stream; `None` on a connection that has no more than its one.
+    async fn open(&self) -> Result<Option<Arc<Outbox>>, CallError> {
+        let lost = || CallError::internal("connection closed");
+        match self.0.connection.open_bi().await {
+            Ok(halves) => self.0.shared.add(halves).ok_or_else(lost).map(Some),
+            Err(StreamError::StreamClosed) => Ok(None),
+            Err(_) => Err(lost()),
+        }
     }
 
     fn default_stream(&self) -> Option<Arc<Outbox>> {
         self.0.default.lock().as_ref().filter(|outbox| outbox.is_open()).cloned()
     }
 
-    async fn stream(&self, own: bool) -> Result<Arc<Outbox>, CallError> {
-        if own {
-            return self.open().await;
+    /// The stream for a call, and whether it is the call's own.
+    async fn stream(&self, own: bool) -> Result<(Arc<Outbox>, bool), CallError> {
+        if own && let Some(outbox) = self.open().await? {
+            return Ok((outbox, true));
         }
         if let Some(outbox) = self.default_stream() {
-            return Ok(outbox);
+            return Ok((outbox, false));
         }
         let _opening = self.0.opening.lock().await;
         if let Some(outbox) = self.default_stream() {
-            return Ok(outbox);
+            return Ok((outbox, false));
         }
-        let outbox = self.open().await?;
+        let opened = self.open().await?;
+        let outbox =
+            opened.ok_or_else(|| CallError::internal("the connection's only stream is in use"))?;
         *self.0.default.lock() = Some(outbox.clone());
-        Ok(outbox)
+        Ok((outbox, false))
     }
 
     async fn start(
@@ -390,7 +398,7 @@ impl CallConnection {
         subscription: bool,
     ) -> Result<Pending, CallError> {
         let shared = &self.0.shared;
-        let outbox = self.stream(own).await?;
+        let (outbox, own) = self.stream(own).await?;
         let mut place = Place::default();
         poll_fn(|cx| outbox.poll_room(Kind::Request, &mut place, cx)).await;
         let pending = Pending::new(shared.clone(), outbox, own, subscription);
