@@ -36,3 +36,17 @@ if [ "$(cat "$python/installed" 2>/dev/null)" != "$wanted" ]; then
         echo "  install them with: apt-get install python3-venv && make setup" >&2
     fi
 fi
+
+# The ACME test server that the tests of `[identity.acme]` run against. Nothing
+# else needs it, so that it may be missing.
+tools="${CARGO_TARGET_DIR:-target}/tools"
+if ! command -v pebble >/dev/null && [ ! -x "$tools/pebble/usr/bin/pebble" ]; then
+    echo "fetching pebble, an ACME test server, into $tools"
+    mkdir -p "$tools/pebble"
+    if (cd "$tools" && { apt-cache show pebble >/dev/null 2>&1 || apt-get update -qq; } && apt-get download -qq pebble && dpkg-deb -x pebble_*.deb pebble && rm pebble_*.deb); then
+        echo "fetched"
+    else
+        echo "missing: pebble, so the tests of ACME will fail" >&2
+        echo "  install it with: apt-get install pebble" >&2
+    fi
+fi

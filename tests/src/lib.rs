@@ -10,6 +10,7 @@
 pub mod artifact;
 pub mod conformance;
 pub mod daemon;
+pub mod pebble;
 pub mod secrets;
 pub mod service;
 pub mod substrate;
