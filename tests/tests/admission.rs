@@ -45,7 +45,7 @@ fn config() -> quinn::ClientConfig {
 }
 
 fn name(node: &Daemon) -> String {
-    tls::server_name(&PublicKey(node.address().key.0))
+    tls::server_name(&PublicKey(node.address().key().unwrap().0))
 }
 
 /// A client at an address of its own.

@@ -6,7 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use alknet::config::NodeAddress;
 use alknet_call_protocol::CallOptions;
 use alknet_plugin_api::{AbortPolicy, CallError, Identity, code};
 use alknet_tests::daemon::{Client, Daemon, NodeFolder, built, within};
@@ -28,7 +27,7 @@ fn node(reach: &[&str]) -> NodeFolder {
 
 /// `importer` imports from `exporter` as `name`, and `exporter` knows it as `peer`.
 fn join(importer: &NodeFolder, peer: &str, exporter: &NodeFolder, name: &str, more: &str) {
-    let NodeAddress { key, .. } = importer.address();
+    let key = importer.address().key().unwrap();
     exporter.append(
         "access.toml",
         &format!("[[peer]]\npeer_id = \"{peer}\"\nfingerprints = [\"{key}\"]\nscopes = [\"p\"]\n"),
@@ -361,7 +360,7 @@ async fn c19_a_consumer_that_pauses_suspends_the_producer_on_another_node() {
 
     // Nobody takes an item: once all buffers are full, the producer's node is silent.
     let watcher = b.client().await;
-    let key = a.address().key.to_string();
+    let key = a.address().key().unwrap().to_string();
     let sent_to_a = async || {
         let status = watcher.ask("/admin/status", json!({})).await.unwrap();
         let connections = status["connections"].as_array().unwrap();
@@ -478,7 +477,8 @@ async fn a_required_import_is_there_before_the_node_is() {
 async fn another_key_than_the_pinned_one_is_no_peer() {
     let (a, b, c) = (node(&["/peer/b/conformance/echo"]), node(&[]), node(&[]));
     join(&a, "a", &b, "b", "");
-    let (pinned, other) = (b.address().key.to_string(), c.address().key.to_string());
+    let (pinned, other) =
+        (b.address().key().unwrap().to_string(), c.address().key().unwrap().to_string());
     let digits = |key: &str| key.trim_start_matches("ed25519:").to_owned();
     a.replace("node.toml", &digits(&pinned), &digits(&other));
     let _b = b.start(&[]).await;

@@ -174,7 +174,7 @@ async fn the_vault_gives_the_node_its_key() {
     let public = "e78c2766a792f09bfccb51493968ac322283e8d021a30063784d806929762ecc";
     node.replace("node.toml", "key = \"node.key\"", "vault = \"node\"");
     let address = node.address();
-    node.replace("known-nodes", &hex(&address.key.0), public);
+    node.replace("known-nodes", &hex(&address.key().unwrap().0), public);
     let node = node.start(&[]).await;
     assert!(node.process().stdout().contains(public), "{}", node.process().stdout());
     let status = node.alknet(["status", "--json"]).await.json();
@@ -194,7 +194,7 @@ async fn k73_no_log_status_or_error_holds_a_secret() {
     node.replace("node.toml", "key = \"node.key\"", "vault = \"node\"");
     let public = "e78c2766a792f09bfccb51493968ac322283e8d021a30063784d806929762ecc";
     let address = node.address();
-    node.replace("known-nodes", &hex(&address.key.0), public);
+    node.replace("known-nodes", &hex(&address.key().unwrap().0), public);
     node.append(
         "node.toml",
         &format!(

@@ -58,8 +58,10 @@ pub(super) fn plan(
     for stanza in &config.imports {
         let peer = match &stanza.source {
             ImportSource::Call { address, .. } => {
-                let fingerprint = address.key.to_string();
-                let known = access.peers.iter().find(|one| one.fingerprints.contains(&fingerprint));
+                let fingerprint = address.key().map(|key| key.to_string());
+                let known = access.peers.iter().find(|one| {
+                    fingerprint.as_ref().is_some_and(|print| one.fingerprints.contains(print))
+                });
                 Some(known.map_or_else(|| stanza.name.clone(), |peer| peer.peer_id.clone()))
             }
             _ => None,

@@ -102,7 +102,7 @@ impl Assembled {
         let tcp_addresses = match &config.tcp {
             Some(tcp) => {
                 let served = super::served(&self.alpns, &self.missing);
-                super::tcp::listen(&endpoint, tcp, &key, &identity, &served)?
+                super::tcp::listen(&endpoint, tcp, key, &identity, &served)?
             }
             None => Vec::new(),
         };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use alknet_plugin_api::CapabilityKind;
 
 use super::document::{Node, Read, Table};
-use super::known_nodes::NodeAddress;
+use super::known_nodes::{Carrier, NodeAddress};
 use super::plugin::{CapabilityGrant, stanza_name};
 use super::problem::{Place, Problem};
 use super::values::{Bytes, choice};
@@ -344,6 +344,10 @@ fn required<T>(
 fn node_address(node: &Node<'_>) -> Option<NodeAddress> {
     let text = String::read(node)?;
     match text.parse::<NodeAddress>() {
+        Ok(address) if address.key().is_none() || address.carrier != Carrier::Quic => node.refuse(
+            format!("`{text}` does not name a node by its key, over QUIC"),
+            "write `alknet://<key>@host:port`",
+        ),
         Ok(address) => Some(address),
         Err(error) => node.refuse(format!("`{text}` is not a node's address"), error.to_string()),
     }

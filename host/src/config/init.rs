@@ -73,7 +73,7 @@ pub fn init(
         ip if ip.is_ipv4() => "127.0.0.1".to_owned(),
         _ => "::1".to_owned(),
     };
-    let address = NodeAddress { key: PublicKey(key), host, port: listen.port() };
+    let address = NodeAddress::new(PublicKey(key), host, listen.port());
     let text = format!("# name address\nlocal {address}\n");
     create(&directory.known_nodes(), 0o600, &text, &mut done)?;
     Ok(done.created)

@@ -80,11 +80,14 @@ impl NodeAdapter {
     }
 
     async fn dial(&self) -> Result<Connection, AdapterError> {
-        let NodeAddress { key, host, port } = &self.address;
+        let NodeAddress { host, port, .. } = &self.address;
         let unreachable = |cause: String| AdapterError::Transport {
             source_name: self.config.source_name(),
             cause,
         };
+        let key = self.address.key().ok_or_else(|| {
+            unreachable("its `address` has no key; write `alknet://<key>@host:port`".to_owned())
+        })?;
         let resolved = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(|error| {
             unreachable(format!("the name `{host}` does not resolve: {error}; see `address`"))
         })?;

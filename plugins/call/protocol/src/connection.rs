@@ -341,7 +341,7 @@ impl CallConnection {
     /// # Errors
     /// The connection has ended.
     pub async fn nudge(&self) -> Result<(), CallError> {
-        let outbox = self.stream(false).await?;
+        let (outbox, _) = self.stream(false).await?;
         let written =
             outbox.append(Kind::Abort, |out| write_frame(out, usize::MAX, envelope::write_nudge));
         written.map(drop).ok_or_else(|| self.0.shared.why_closed())
