@@ -91,7 +91,7 @@ async fn k30_a_certificate_is_issued_over_tls_renewed_and_kept_when_renewal_fail
 #[tokio::test]
 async fn k30_a_kept_certificate_serves_after_a_restart_without_asking_again() {
     let tcp = reserve_tcp();
-    let pebble = Pebble::start(Ports { http: 1, tls: tcp.port() }, 3_600).await;
+    let mut pebble = Pebble::start(Ports { http: 1, tls: tcp.port() }, 3_600).await;
     let node = NodeFolder::developed();
     node.append("node.toml", &format!("[endpoint.tcp]\nlisten = [\"{tcp}\"]\n"));
     node.append("node.toml", &pebble.identity(NAME));
@@ -100,7 +100,7 @@ async fn k30_a_kept_certificate_serves_after_a_restart_without_asking_again() {
     let (folder, process) = node.into_parts();
     process.signal("TERM").await;
     assert_eq!(process.ended().await.status, Some(0));
-    drop(pebble);
+    pebble.pause().await;
     let node = folder.start(&[]).await;
     let kept = certificate_with(&node, |_| true).await;
     assert_eq!(kept["fingerprint"], first["fingerprint"]);

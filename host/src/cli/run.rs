@@ -163,15 +163,13 @@ fn describe(certificate: &CertificateStatus) -> String {
     }
 }
 
-/// Calls the node as the command line would, over QUIC, and shows the answer.
+/// Calls the node as the command line would, and shows the answer.
 async fn call_itself(
     directory: &NodeDirectory,
     node: &Node,
     output: &Output,
 ) -> Result<(), Failure> {
-    let mut target = target::resolve(directory, None)?;
-    // Where the system chose the port, the files do not know it.
-    target.set_port(node.endpoint().local_addr().port());
+    let target = target::resolve(directory, None)?;
     let says = node.plugins().iter().any(|plugin| plugin.operations.iter().any(|o| o == ECHO));
     let (name, input) = match says {
         true => (ECHO, r#"{"text":"hello, node"}"#),

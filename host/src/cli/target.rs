@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use crate::config::{
-    KnownNodes, Mode, NodeAddress, NodeConfig, NodeDirectory, Place, Problems, PublicKey, Reach,
-    read_key,
+    Carrier, KnownNodes, Mode, NodeAddress, NodeConfig, NodeDirectory, Place, Problems, PublicKey,
+    Reach, read_key,
 };
 use crate::endpoint::IrohConfig;
 use crate::endpoint::identity::{Certificate, CertificateFiles};
@@ -46,15 +46,6 @@ pub(super) struct Certificates {
     /// [default: client.pem in the node's folder, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     certificate: Option<PathBuf>,
-}
-
-impl Target {
-    /// The node's port becomes this one.
-    pub(super) fn set_port(&mut self, port: u16) {
-        if let Reach::Address(address) = &mut self.reach {
-            address.port = port;
-        }
-    }
 }
 
 /// The node that `to` means, by the files of `directory`.
@@ -205,14 +196,17 @@ fn local(directory: &NodeDirectory) -> Result<Reach, Failure> {
     let key = read_key(&config.identity_key, config.identity_place()).map_err(Problems::from)?;
     // A QUIC client reaches iroh's sockets, too.
     let quic = config.quic.iter().flat_map(|quic| &quic.listen);
-    let listen = quic.chain(config.iroh.iter().flat_map(|iroh| &iroh.listen)).next();
-    let Some(listen) = listen.filter(|listen| listen.port() != 0) else {
+    let udp = quic.chain(config.iroh.iter().flat_map(|iroh| &iroh.listen));
+    let tcp = config.tcp.iter().flat_map(|tcp| &tcp.listen);
+    let mut listen = udp.map(|at| (Carrier::Quic, at)).chain(tcp.map(|at| (Carrier::Tcp, at)));
+    let Some((carrier, listen)) = listen.next().filter(|(_, listen)| listen.port() != 0) else {
         let what = "the node's configuration does not say at which port it can be reached";
         return Err(Failure::new(Exit::Config, what)
             .remedy("write a port other than 0 to `listen`, or name the node with `--to`"));
     };
     let key = PublicKey(SigningKey::from_bytes(&key).verifying_key().to_bytes());
-    Ok(Reach::Address(NodeAddress::new(key, reachable(listen).to_string(), listen.port())))
+    let address = NodeAddress::new(key, reachable(listen).to_string(), listen.port());
+    Ok(Reach::Address(NodeAddress { carrier, ..address }))
 }
 
 /// Who listens on every address is reached on the loopback one.

@@ -91,6 +91,12 @@ pub enum AddressError {
          the 64 digits of its certificate's digest"
     )]
     Key,
+    /// What stands alone is no key.
+    #[error(
+        "what stands alone is a node's key, 64 lower-case hexadecimal digits; a host takes its \
+         port, too: `alknet://host:4433`"
+    )]
+    Alone,
     /// No relay.
     #[error(
         "after the `?` stands a relay: `relay=https://relay.example`; http:// is for this machine \
@@ -172,7 +178,7 @@ impl fmt::Display for NodeAddress {
 /// How a node is reached: where it is, or by its key alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// `alknet://KEY@host:port`, over QUIC.
+    /// `alknet://KEY@host:port`, or another address with a host.
     Address(NodeAddress),
     /// `alknet://KEY` or `alknet://KEY?relay=URL`, over iroh.
     Key(KeyAddress),
@@ -191,18 +197,22 @@ impl FromStr for Reach {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        if text.contains('@') {
-            return text.parse().map(Self::Address);
-        }
-        let rest = text.strip_prefix("alknet://").ok_or(AddressError::Scheme)?;
-        let (key, relay) = match rest.split_once('?') {
-            Some((key, query)) => {
-                let relay = query.strip_prefix("relay=").ok_or(AddressError::Relay)?;
-                (key, Some(relay_url(relay).ok_or(AddressError::Relay)?))
-            }
+        let rest = text.strip_prefix("alknet://").unwrap_or(text);
+        let (key, query) = match rest.split_once('?') {
+            Some((key, query)) => (key, Some(query)),
             None => (rest, None),
         };
-        let key = PublicKey(lower_hex(key).ok_or(AddressError::Key)?);
+        if key.contains(['@', ':']) {
+            return text.parse().map(Self::Address);
+        }
+        if rest.len() == text.len() {
+            return Err(AddressError::Scheme);
+        }
+        let key = PublicKey(lower_hex(key).ok_or(AddressError::Alone)?);
+        let relay = query.map(|query| {
+            query.strip_prefix("relay=").and_then(relay_url).ok_or(AddressError::Relay)
+        });
+        let relay = relay.transpose()?;
         Ok(Self::Key(KeyAddress { key, relay }))
     }
 }
@@ -376,13 +386,15 @@ mod tests {
             assert!(matches!(&reach, Reach::Key(by) if by.relay.is_some() != good.is_empty()));
             assert_eq!(reach.to_string(), text);
         }
-        let address = format!("alknet://{key}@h:1");
-        assert!(matches!(address.parse(), Ok(Reach::Address(_))));
+        for address in [&*format!("alknet://{key}@h:1"), "alknet://h:1", "alknet+tcp://[::1]:1"] {
+            assert!(matches!(address.parse(), Ok(Reach::Address(_))), "{address}");
+        }
         for bad in ["?relay=http://relay.example", "?relay=https://", "?relay=r", "?r=https://r"] {
             let text = format!("alknet://{key}{bad}");
             assert_eq!(text.parse::<Reach>(), Err(AddressError::Relay), "{bad}");
         }
-        assert_eq!("alknet://0a".parse::<Reach>(), Err(AddressError::Key));
+        assert_eq!("alknet://0a".parse::<Reach>(), Err(AddressError::Alone));
+        assert_eq!("node.example.org".parse::<Reach>(), Err(AddressError::Scheme));
 
         let text = format!(
             "home alknet://{key} https://relay.example\nfar alknet://{key}\n\

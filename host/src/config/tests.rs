@@ -190,13 +190,10 @@ fn k44_with_trusted_keys_every_plugin_needs_a_signature() {
 
 #[test]
 fn what_this_binary_lacks_is_refused_only_when_it_is_on() {
-    let on = "[endpoint.tcp]\n[sandbox]\nmemory = 1\n";
+    let on = "[sandbox]\nmemory = 1\n";
     assert_eq!(
         wrong(node(&format!("{NODE}{on}"))),
-        [
-            "3: `tcp` is not built into this binary",
-            "4: `memory` and `stack` limit scripts, which are not built into this binary",
-        ]
+        ["3: `memory` and `stack` limit scripts, which are not built into this binary"]
     );
     let off = "[vault]\nenabled = false\nstoer = \"x\"\n";
     assert_eq!(wrong(node(&format!("{NODE}{off}"))), ["5: unknown key `stoer`"]);

@@ -204,8 +204,13 @@ impl Acme {
             answers.push(challenges.offer(answer));
             challenge.set_ready().await?;
         }
-        if order.poll_ready(&PATIENCE).await? != OrderStatus::Ready {
-            return Err(self.reason(&mut order).await);
+        match order.poll_ready(&PATIENCE).await {
+            Ok(OrderStatus::Ready) => {}
+            Ok(_) => return Err(self.reason(&mut order, None).await),
+            Err(instant_acme::Error::Api(said)) => {
+                return Err(self.reason(&mut order, Some(said.to_string())).await);
+            }
+            Err(error) => return Err(error.into()),
         }
         drop(answers);
 
@@ -238,8 +243,9 @@ impl Acme {
         AcmeError::Rejected { domain, reason, port }
     }
 
-    /// What the server says about the name that it could not validate.
-    async fn reason(&self, order: &mut Order) -> AcmeError {
+    /// What the server says about the name that it could not validate, or else
+    /// what it said about the order.
+    async fn reason(&self, order: &mut Order, said: Option<String>) -> AcmeError {
         let mut authorizations = order.authorizations();
         while let Some(Ok(mut authorization)) = authorizations.next().await {
             if let Err(error) = authorization.refresh().await {
@@ -250,7 +256,8 @@ impl Acme {
                 return self.rejected(authorization.identifier().to_string(), said.to_string());
             }
         }
-        self.rejected(self.domains.join(", "), "it does not say why".into())
+        let said = said.unwrap_or_else(|| "it does not say why".into());
+        self.rejected(self.domains.join(", "), said)
     }
 
     async fn account(&self) -> Result<Account, AcmeError> {
