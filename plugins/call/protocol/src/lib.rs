@@ -27,11 +27,15 @@ pub mod fuzz;
 mod id;
 mod imported;
 mod inbound;
+#[cfg(test)]
+mod interleave;
 mod local;
+mod outbound;
 mod outbox;
 mod pending;
 mod slot;
 mod stream;
+mod sync;
 mod table;
 
 pub use connection::{CallClient, CallConnection, CallOptions, Limits, Options, Timer};

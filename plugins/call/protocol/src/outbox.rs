@@ -66,6 +66,13 @@ pub(crate) struct Place {
 }
 
 impl Outbox {
+    /// One that nothing is sent through.
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> std::sync::Arc<Self> {
+        let (stream, send, state) = (0, Mutex::new(None), Mutex::default());
+        std::sync::Arc::new(Self { stream, send, state })
+    }
+
     pub(crate) fn new(stream: u64, send: SendStream) -> Self {
         Self { stream, send: Mutex::new(Some(send)), state: Mutex::default() }
     }

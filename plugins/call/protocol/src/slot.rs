@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use alknet_plugin_api::{CallError, Json};
-use parking_lot::Mutex;
 
+use super::sync::Mutex;
 use crate::outbox::Outbox;
 
 /// Items that wait for a subscription's consumer before its stream is read no

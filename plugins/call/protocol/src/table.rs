@@ -1,7 +1,6 @@
 //! The calls in flight on a connection, in both directions.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
@@ -12,12 +11,10 @@ use parking_lot::Mutex;
 use crate::connection::{Limits, Options, Timer};
 use crate::id::{CallId, IdSpace};
 use crate::inbound::Inbound;
+use crate::outbound::Outbound;
 use crate::outbox::Outbox;
 use crate::slot::{Answer, Slot};
 use crate::stream::StreamTask;
-
-/// Numbers of answered calls that are kept to notice a second answer.
-const ANSWERED_KEPT: usize = 256;
 
 /// What a connection's streams, its driver and its clients have in common.
 pub(crate) struct Shared {
@@ -25,39 +22,14 @@ pub(crate) struct Shared {
     pub(crate) gateway: Option<Arc<dyn Gateway>>,
     pub(crate) timer: Arc<dyn Timer>,
     pub(crate) ids: IdSpace,
-    next_call: AtomicU64,
     next_stream: AtomicU64,
     draining: AtomicBool,
     lost: AtomicBool,
     /// Bytes of unfinished frames, of all streams.
     held: AtomicUsize,
     inbound: Mutex<HashMap<Box<str>, Arc<Inbound>>>,
-    outbound: Mutex<Outbound>,
+    outbound: Outbound,
     opened: Mutex<Opened>,
-}
-
-#[derive(Default)]
-struct Outbound {
-    calls: HashMap<u64, Arc<Slot>, BuildHasherDefault<Number>>,
-    answered: VecDeque<u64>,
-}
-
-/// Hashes this side's own consecutive numbers, which nobody else chooses.
-#[derive(Default)]
-struct Number(u64);
-
-impl Hasher for Number {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// Streams that the driver has not taken over yet.
@@ -84,13 +56,12 @@ impl Shared {
             gateway: options.gateway,
             timer: options.timer,
             ids: IdSpace::random(),
-            next_call: AtomicU64::new(0),
             next_stream: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             inbound: Mutex::default(),
-            outbound: Mutex::default(),
+            outbound: Outbound::default(),
             opened: Mutex::default(),
         }
     }
@@ -104,7 +75,7 @@ impl Shared {
     }
 
     pub(crate) fn is_in_flight(&self, id: &str) -> bool {
-        let ours = |number| self.outbound.lock().calls.contains_key(&number);
+        let ours = |number| self.outbound.contains(number);
         self.inbound.lock().contains_key(id) || self.ids.number(id).is_some_and(ours)
     }
 
@@ -138,42 +109,22 @@ impl Shared {
 
     /// Enters a call: its number, its id, and whether no other is in flight.
     pub(crate) fn start(&self, slot: &Arc<Slot>) -> (u64, CallId, bool) {
-        let number = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let mut outbound = self.outbound.lock();
-        let alone = outbound.calls.is_empty();
-        outbound.calls.insert(number, slot.clone());
-        drop(outbound);
+        let (number, alone) = self.outbound.start(slot);
         (number, self.ids.id(number), alone)
     }
 
     pub(crate) fn take_outbound(&self, number: u64) -> Option<Arc<Slot>> {
-        self.outbound.lock().calls.remove(&number)
+        self.outbound.take(number)
     }
 
     /// The call that an answer belongs to, forgotten with its last answer.
     pub(crate) fn slot_for(&self, number: u64, answer: &Answer) -> Option<Arc<Slot>> {
-        let item = matches!(answer, Answer::Item(..));
-        let mut outbound = self.outbound.lock();
-        let slot = outbound.calls.get(&number)?;
-        if slot.subscription && item {
-            return Some(slot.clone());
-        }
-        let slot = outbound.calls.remove(&number)?;
-        if item {
-            if outbound.answered.len() == ANSWERED_KEPT {
-                outbound.answered.pop_front();
-            }
-            outbound.answered.push_back(number);
-        }
-        Some(slot)
+        self.outbound.slot_for(number, answer)
     }
 
     /// Whether this call had its answer lately; said once.
     pub(crate) fn was_answered(&self, number: u64) -> bool {
-        let answered = &mut self.outbound.lock().answered;
-        let Some(at) = answered.iter().position(|known| *known == number) else { return false };
-        answered.remove(at);
-        true
+        self.outbound.was_answered(number)
     }
 
     /// Fails the calls whose answers were to come on this stream.
@@ -197,9 +148,7 @@ impl Shared {
     }
 
     fn fail(&self, which: impl Fn(&Slot) -> bool) {
-        let failed: Vec<_> =
-            self.outbound.lock().calls.extract_if(|_, slot| which(slot)).map(|(_, s)| s).collect();
-        for slot in failed {
+        for slot in self.outbound.take_all(which) {
             slot.push(Answer::Failed(self.why_closed()));
         }
     }

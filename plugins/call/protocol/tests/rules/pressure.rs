@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::peer::{Peer, both, framed, operations, options, request, server, serving, settle};
+use crate::peer::{Peer, both, framed, operations, options, request, run, server, serving, settle};
 
 /// Items of 1 KiB without end, and how many of them were taken.
 fn endless() -> (alknet_call_protocol::Options, Arc<AtomicUsize>) {
@@ -37,6 +37,22 @@ async fn c19_ten_thousand_items_to_a_paused_consumer_lose_nothing_in_bounded_mem
     // The rest of the connection goes on.
     assert_eq!(client.call("t/echo", json!(1)).await.unwrap().to_string(), "1");
     assert_eq!(made.load(Relaxed), ahead);
+    for n in 0..10_000 {
+        let item: (usize, String) = items.next().await.unwrap().unwrap().to().unwrap();
+        assert_eq!(item.0, n);
+    }
+    assert!(items.next().await.is_none());
+}
+
+#[tokio::test]
+async fn c19_the_accepting_side_is_no_faster_a_consumer_than_it_wants_to_be() {
+    let (serving_endless, made) = endless();
+    let (near, far) = alknet_plugin_api::testing::pair(alknet_call_protocol::ALPN);
+    let (dialling, accepting) = (run(near, serving_endless), run(far, options()));
+    let mut items = accepting.subscribe("t/endless", Json::null()).await.unwrap();
+    let ahead = settle(|| made.load(Relaxed)).await;
+    assert!((32..400).contains(&ahead), "{ahead} items of 1 KiB wait");
+    assert_eq!(dialling.call("t/echo", json!(1)).await.unwrap().to_string(), "1");
     for n in 0..10_000 {
         let item: (usize, String) = items.next().await.unwrap().unwrap().to().unwrap();
         assert_eq!(item.0, n);
