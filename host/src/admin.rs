@@ -1,6 +1,6 @@
 //! The node's own operations, for its operators: `admin/status`,
-//! `admin/plugins`, `admin/metrics`, `admin/reload`. Each needs the scope
-//! `admin`.
+//! `admin/plugins`, `admin/metrics`, `admin/reload`, `admin/acl-why`. Each needs the
+//! scope `admin`.
 //!
 //! They are declared and attached like any plugin's, and pass through the same
 //! registry, access decision and dispatch.
@@ -32,10 +32,15 @@ pub struct Sources {
     pub status: Arc<StatusSource>,
     /// Takes up `access.toml`.
     pub reload: Arc<ReloadSource>,
+    /// Answers questions about access. Set once the registry is frozen.
+    pub answers: Arc<AnswerSource>,
 }
 
 /// The error of a reload that is refused; its details name the problems.
 pub const ACCESS_REFUSED: &str = "ACCESS_REFUSED";
+
+/// Answers a question about access; see [`why`](crate::assembly::why).
+pub type AnswerSource = OnceLock<Box<dyn Fn(Json) -> Result<Json, CallError> + Send + Sync>>;
 
 /// The name that these operations are registered under.
 pub const NAME: &str = "admin";
@@ -52,6 +57,13 @@ pub fn operations(sources: &Sources) -> Built {
     on.operation_json("admin/metrics", |_, _| answer(Ok(json!({ "text": metrics::render() }))));
     let source = sources.reload.clone();
     on.operation_json("admin/reload", move |_, _| reload(source.clone()));
+    let answers = sources.answers.clone();
+    on.operation_json("admin/acl-why", move |_, question| {
+        std::future::ready(match answers.get() {
+            Some(why) => why(question),
+            None => Err(starting()),
+        })
+    });
     match on.finish(manifest()) {
         Ok(built) => built,
         Err(error) => unreachable!("the declaration above has code for each operation: {error}"),
@@ -96,10 +108,35 @@ fn manifest() -> Manifest {
                 .output(json!({ "type": "object" }))
                 .error(ACCESS_REFUSED, "The file has mistakes; what was in force stays so"),
         )
+        .operation(
+            query(
+                "admin/acl-why",
+                "Whether an identity may call an operation, by which rule, and which lines say so",
+                json!({
+                    "type": "object",
+                    "required": ["allowed", "steps"],
+                    "properties": {
+                        "allowed": { "type": "boolean" },
+                        "steps": { "type": "array", "items": { "type": "object" } },
+                    },
+                }),
+            )
+            .input(json!({
+                "type": "object",
+                "required": ["identity", "operation"],
+                "properties": {
+                    "identity": { "type": "string" },
+                    "operation": { "type": "string" },
+                    "resource": { "type": "string" },
+                    "via": { "type": "string" },
+                },
+                "additionalProperties": false,
+            }))
+            .example(json!({ "identity": "anonymous", "operation": "/services/list" })),
+        )
 }
 
 async fn reload(source: Arc<ReloadSource>) -> Result<Json, CallError> {
-    let starting = || CallError::internal("the node is still starting").retryable(true);
     let reloading = source.get().ok_or_else(starting)?;
     match reloading().await {
         Some(Ok(reloaded)) => Ok(reloaded.into()),
@@ -112,10 +149,11 @@ async fn reload(source: Arc<ReloadSource>) -> Result<Json, CallError> {
 }
 
 fn current(source: &StatusSource) -> Result<NodeStatus, CallError> {
-    source
-        .get()
-        .map(|status| status())
-        .ok_or_else(|| CallError::internal("the node is still starting").retryable(true))
+    source.get().map(|status| status()).ok_or_else(starting)
+}
+
+fn starting() -> CallError {
+    CallError::internal("the node is still starting").retryable(true)
 }
 
 fn answer(result: Result<Value, CallError>) -> std::future::Ready<Result<Json, CallError>> {
@@ -129,7 +167,7 @@ mod tests {
     #[test]
     fn every_declared_operation_has_code_and_needs_the_scope_admin() {
         let built = operations(&Sources::default());
-        assert_eq!(built.operations.len(), 4);
+        assert_eq!(built.operations.len(), 5);
         for spec in &built.manifest.operations {
             assert_eq!(spec.access_control.required_scopes, ["admin"], "{}", spec.name);
         }

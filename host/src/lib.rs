@@ -21,6 +21,7 @@ pub mod config;
 pub mod endpoint;
 pub mod imports;
 pub mod observe;
+pub mod ownership;
 pub mod plugins;
 pub mod registry;
 pub mod services;

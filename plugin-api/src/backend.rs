@@ -16,8 +16,11 @@ use crate::connection::{
     StreamError,
 };
 use crate::context::{ContextInfo, OperationEnv};
+use crate::error::CallError;
 use crate::host::{Capability, Gateway, Level, LogRecord, TaskHandle};
 use crate::identity::Identity;
+use crate::operation::CallFuture;
+use crate::ownership::OwnershipRequest;
 
 /// Both halves of a bidirectional stream.
 pub type BiHalves = (Box<dyn SendBackend>, Box<dyn RecvBackend>);
@@ -133,6 +136,16 @@ pub trait ContextBackend: Send + Sync + 'static {
     fn cancelled(&self) -> BoxFuture<'static, ()>;
     fn env(&self) -> Arc<dyn OperationEnv>;
     fn capability(&self, name: &str) -> Option<Capability>;
+    /// Whether a plugin's confined instance waits for this call, directly or
+    /// through others.
+    fn is_nested(&self) -> bool {
+        false
+    }
+    /// Answers with JSON.
+    fn ownership(&self, _request: OwnershipRequest) -> CallFuture {
+        let text = "this host keeps no owners";
+        Box::pin(std::future::ready(Err(CallError::internal(text))))
+    }
 }
 
 /// Stands where a backend has been taken out.

@@ -12,6 +12,7 @@ use crate::host::Capability;
 use crate::identity::Identity;
 use crate::json::Json;
 use crate::operation::{CallFuture, CallStream};
+use crate::ownership::Ownership;
 
 /// What happens to started descendants when a call is aborted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +166,17 @@ impl OperationContext {
     /// Subscribes under the plugin's own authority.
     pub fn subscribe(&self, name: &str, input: impl Into<Json>) -> CallStream {
         self.backend.env().subscribe(name, input.into())
+    }
+
+    /// Whether a confined instance waits for this call, for hosts to know.
+    #[doc(hidden)]
+    pub fn is_nested(&self) -> bool {
+        self.backend.is_nested()
+    }
+
+    /// The owners of the plugin's resources.
+    pub fn ownership(&self) -> Ownership {
+        Ownership::new(self.backend.clone())
     }
 
     /// A capability that the deployment file grants this operation.

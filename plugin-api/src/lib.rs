@@ -68,6 +68,7 @@ mod identity;
 mod json;
 mod manifest;
 mod operation;
+mod ownership;
 mod plugin;
 #[cfg(all(feature = "rt", not(target_family = "wasm")))]
 pub mod rt;
@@ -93,6 +94,7 @@ pub use operation::{
     AccessControl, CallFuture, CallStream, ErrorDefinition, ItemSink, Operation, OperationSpec,
     OperationType, Subscription, Visibility,
 };
+pub use ownership::{Ownership, OwnershipRequest};
 pub use plugin::{BuildError, Built, DynHandler, OperationCode, Plugin, Registrar};
 
 /// The plugin API's version: plugins and hosts of one major version work

@@ -26,9 +26,11 @@ mod service;
 mod tcp;
 mod vault;
 mod watched_file;
+pub mod why;
 
 use std::sync::Arc;
 
+use alknet_plugin_api::{CallError, Json};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -36,14 +38,14 @@ use crate::admin::Sources;
 use crate::auth::{PolicyStore, system_unix_time};
 use crate::capabilities::Bundle;
 use crate::config::{
-    AccessConfig, Mode, NodeConfig, NodeDirectory, PluginStanza, Problem, Problems, read_key,
+    AccessConfig, Mode, NodeConfig, NodeDirectory, Place, PluginStanza, Problem, Problems, read_key,
 };
 use crate::endpoint::NodeKey;
 use crate::imports::Peers;
-use crate::observe::calls::Strikes;
+use crate::observe::calls::{AuditSource, Strikes};
 use crate::observe::status::PluginStatus;
 use crate::plugins::LoadedPlugin;
-use crate::registry::Registry;
+use crate::registry::{Finding, Registry};
 use crate::services::Shared;
 use vault::Lender;
 
@@ -104,6 +106,36 @@ pub struct Assembled {
     draining: watch::Sender<bool>,
     sources: Sources,
     strikes: Strikes,
+    audit: AuditSource,
+    explainer: Arc<why::Explainer>,
+}
+
+/// Something that the operator may want to know of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// One sentence.
+    pub what: String,
+    /// Where.
+    pub place: Place,
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl serde::Serialize for Note {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut object = serializer.serialize_struct("Note", 4)?;
+        object.serialize_field("what", &self.what)?;
+        object.serialize_field("file", &self.place.file().display().to_string())?;
+        let line = self.place.line();
+        object.serialize_field("line", &(line > 0).then_some(line))?;
+        object.serialize_field("column", &(line > 0).then_some(self.place.column()))?;
+        object.end()
+    }
 }
 
 impl std::fmt::Debug for Assembled {
@@ -176,13 +208,14 @@ pub fn assemble(
     let sources = Sources::default();
     let strikes = Strikes::default();
     let granted: Vec<_> = stanzas.iter().copied().zip(&bundles).collect();
+    let audit = AuditSource::default();
     let registry = registering::registry(
-        &deployment.node,
+        (&deployment.node, &deployment.access.limits),
         runtime,
         &granted,
         &plugins,
         &sources,
-        &strikes,
+        (&strikes, &audit),
         |builder| importing::register(builder, &deployment.node, &imports, &plugins, &peers),
     );
     let registry = problems.take(registry);
@@ -191,7 +224,22 @@ pub fn assemble(
     let registry = registry.ok_or_else(Problems::default)?;
     let key = key.flatten().ok_or_else(Problems::default)?;
     let policy = deployment.policy.clone();
-    shared.open(Arc::new(registering::NodeServices::new(&registry, policy)));
+    shared.open(Arc::new(registering::NodeServices::new(&registry, policy.clone())));
+    let explainer = Arc::new(why::Explainer::new(
+        registry.clone(),
+        policy,
+        system_unix_time(),
+        &deployment.node.plugins,
+        deployment.access.entry_places().clone(),
+    ));
+    let asked = explainer.clone();
+    // Set once: a node is assembled once.
+    let _first = sources.answers.set(Box::new(move |question| {
+        let question =
+            question.to().map_err(|error| CallError::invalid_input(error.to_string()))?;
+        let answer = asked.answer(&question)?;
+        Json::of(&answer).map_err(|error| CallError::internal(error.to_string()))
+    }));
     Ok(Assembled {
         deployment,
         key,
@@ -204,6 +252,8 @@ pub fn assemble(
         draining,
         sources,
         strikes,
+        audit,
+        explainer,
     })
 }
 
@@ -226,6 +276,29 @@ impl Assembled {
     /// The registry.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// What can never work, with the line of `node.toml` that it is about. The
+    /// node starts all the same.
+    pub fn findings(&self) -> Vec<Note> {
+        let findings = self.registry.findings();
+        let plugins = &self.deployment.node.plugins;
+        let note = |finding: &Finding| {
+            let stanza = plugins.iter().find(|stanza| stanza.name == finding.plugin());
+            Note {
+                what: finding.to_string(),
+                place: match stanza {
+                    Some(stanza) => stanza.place(finding.key()).clone(),
+                    None => Place::file_only(&self.deployment.node.file),
+                },
+            }
+        };
+        findings.iter().map(note).collect()
+    }
+
+    /// Tells who may call what, and why.
+    pub fn explainer(&self) -> &Arc<why::Explainer> {
+        &self.explainer
     }
 
     /// The plugins that are there, as status shows them.

@@ -14,19 +14,23 @@ use super::importing::Imports;
 use super::reload::{InForce, admission};
 use super::{Assembled, reload, service};
 use crate::auth::{IdentityProvider, PolicyStore};
-use crate::config::{AccessLimits, Quic};
+use crate::config::{AccessLimits, Problem, Quic};
 use crate::endpoint::{
     Crash, DialError, Endpoint, EndpointConfig, EndpointError, PeerResolver, RouteTable,
     RuntimeShape,
 };
 use crate::imports::ImportState;
-use crate::observe::metrics;
+use crate::observe::audit::AuditLog;
 use crate::observe::status::{NodeStatus, PluginStatus};
+use crate::observe::{exposition, metrics};
 use crate::plugins::mark_crashes;
 
 /// How often metrics are folded together, so that they do not pile up between
 /// two looks at them.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long the end waits for the audit log's last lines.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why a node that is in order does not start.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,17 @@ pub enum StartError {
     /// An import that the deployment file requires cannot be made.
     #[error("{0}; the import's `required = true` keeps the node from starting without it")]
     Import(String),
+    /// The audit log cannot be opened.
+    #[error("{0}")]
+    Audit(Problem),
+    /// The address for metrics is not to be had.
+    #[error("metrics cannot be served at {address}: {cause}; choose another address")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        cause: std::io::Error,
+    },
     /// Signals cannot be listened for.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -60,6 +75,7 @@ pub struct Node {
     sources: crate::admin::Sources,
     draining: watch::Sender<bool>,
     drain: Duration,
+    audit: Option<AuditLog>,
     interrupt: Signal,
     terminate: Signal,
     /// What keeps the certificate up to date ends with the node.
@@ -121,6 +137,7 @@ impl Assembled {
             self.deployment.policy.clone(),
             self.registry.clone(),
             endpoint.clone(),
+            self.explainer.clone(),
         ));
         // Set once: a node is started once.
         let reload = reload::start(in_force.clone(), hangup, self.draining.subscribe());
@@ -144,6 +161,7 @@ impl Assembled {
             imports: imported.status(),
             connections: shown.table().snapshot(),
             operations,
+            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
             resident_bytes: metrics::resident_bytes(),
             access: in_force.status(),
             confinement: confinement().cloned(),
@@ -155,6 +173,7 @@ impl Assembled {
                 endpoint.authentication_failed(connection);
             }
         }));
+        let audit = self.observe()?;
         tokio::spawn(async {
             let mut interval = tokio::time::interval(UPKEEP);
             loop {
@@ -168,11 +187,38 @@ impl Assembled {
             imports,
             sources: self.sources,
             draining: self.draining,
-            drain: config.limits.drain_timeout,
+            drain: self.deployment.node.limits.drain_timeout,
+            audit,
             interrupt,
             terminate,
             _followers: identity.followers,
         })
+    }
+
+    /// Opens the audit log and serves the metrics, where the file asks for them.
+    fn observe(&self) -> Result<Option<AuditLog>, StartError> {
+        let observe = &self.deployment.node.observe;
+        if let Some(address) = observe.metrics {
+            let listener = exposition::bind(address)
+                .map_err(|cause| StartError::Metrics { address, cause })?;
+            tokio::spawn(exposition::serve(listener));
+        }
+        let Some(asked) = &observe.audit else { return Ok(None) };
+        let log = AuditLog::open(&asked.file, asked.what).map_err(|error| {
+            let what = format!("the audit log {} cannot be opened: {error}", asked.file.display());
+            let remedy = "make its folder one that the daemon's user may write to";
+            StartError::Audit(asked.place().problem(what, remedy))
+        })?;
+        // Set once: a node is started once.
+        let _first = self.audit.set(log.clone());
+        let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
+        let reopened = log.clone();
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                reopened.reopen();
+            }
+        });
+        Ok(Some(log))
     }
 
     fn routes(&self) -> RouteTable {
@@ -286,6 +332,10 @@ impl Node {
             shutdown.await;
         }
         self.imports.close().await;
+        if let Some(audit) = self.audit {
+            let written = tokio::task::spawn_blocking(move || audit.flush(FLUSH));
+            let _too_slow = written.await;
+        }
     }
 
     /// Tells handlers and plugins to finish, waits for them at most the drain

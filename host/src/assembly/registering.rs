@@ -9,12 +9,15 @@ use tokio::runtime::Handle;
 use crate::admin::{self, Sources};
 use crate::auth::{IdentityProvider, PolicyStore};
 use crate::capabilities::Bundle;
-use crate::config::{NodeConfig, PluginStanza, Problem, Problems};
-use crate::observe::calls::{CallRecorder, Strikes};
-use crate::plugins::LoadedPlugin;
+use crate::config::{
+    AccessLimits, CallRate, NodeConfig, NodeLimits, Place, PluginStanza, Problem, Problems,
+};
+use crate::observe::calls::{AuditSource, CallRecorder, Strikes};
+use crate::ownership::{self, FileOwnership};
+use crate::plugins::{Kind, LoadedPlugin};
 use crate::registry::{
-    CallerScope, CompositionAuthority, HandlerRegistration, Limits, Registry, RegistryBuilder,
-    RegistryError, ScopedPeerEnv, TokioClock, TokioSpawner,
+    CallerScope, CompositionAuthority, HandlerRegistration, Limits, RateLimit, Registry,
+    RegistryBuilder, RegistryError, ScopedPeerEnv, TokioClock, TokioSpawner,
 };
 use crate::services::Services;
 
@@ -41,30 +44,34 @@ pub(super) fn duplicate_alpns(stanzas: &[&PluginStanza], alpns: &[Vec<String>]) 
 
 /// Freezes the operations of all plugins, and the node's own, into a registry.
 pub(super) fn registry(
-    config: &NodeConfig,
+    (config, access): (&NodeConfig, &AccessLimits),
     runtime: &Handle,
     granted: &[(&PluginStanza, &Bundle)],
     plugins: &[LoadedPlugin],
     sources: &Sources,
-    strikes: &Strikes,
+    (strikes, audit): (&Strikes, &AuditSource),
     import: impl FnOnce(&mut RegistryBuilder) -> Problems,
 ) -> Result<Arc<Registry>, Problems> {
     let clock = Arc::new(TokioClock::new());
     let mut builder = RegistryBuilder::new(clock, Arc::new(TokioSpawner(runtime.clone())));
-    builder.recorder(Arc::new(CallRecorder::new(config.observe.audit, strikes.clone())));
-    builder.limits(Limits {
-        in_flight: config.limits.calls_per_connection as usize,
-        live_descendants: config.limits.descendants_per_call as usize,
-        ..Limits::default()
-    });
-    register(&mut builder, admin::NAME, &admin::operations(sources), None);
+    builder.recorder(Arc::new(CallRecorder::new(audit.clone(), strikes.clone())));
+    let mut problems = Problems::default();
+    if let Some(ownership) = problems.take(ownership(config, runtime)) {
+        builder.ownership(Arc::new(ownership));
+    }
+    builder.limits(call_limits(&config.limits, access));
+    register(&mut builder, admin::NAME, &admin::operations(sources), None, None);
     for ((stanza, bundle), plugin) in granted.iter().zip(plugins) {
-        register(&mut builder, &stanza.name, &plugin.built, Some((stanza, bundle)));
+        let kind = Some(plugin.kind);
+        register(&mut builder, &stanza.name, &plugin.built, kind, Some((stanza, bundle)));
         builder.grant(stanza.name.as_str(), authority(stanza), reach(stanza));
+        if plugin.kind == Kind::Component {
+            builder.limited(stanza.name.as_str());
+        }
     }
     let unhidden =
         granted.iter().zip(plugins).flat_map(|((stanza, _), plugin)| unknown(stanza, plugin));
-    let mut problems: Problems = unhidden.collect();
+    problems.extend(unhidden);
     problems.extend(import(&mut builder));
     let frozen = builder.freeze();
     match frozen {
@@ -77,20 +84,53 @@ pub(super) fn registry(
     }
 }
 
+/// The limits on calls that the two files ask for.
+pub(super) fn call_limits(node: &NodeLimits, access: &AccessLimits) -> Limits {
+    Limits {
+        in_flight: node.calls_per_connection as usize,
+        live_descendants: node.descendants_per_call as usize,
+        in_flight_of_identity: access.calls_per_identity.map(|limit| limit as usize),
+        rate: access.calls.map(rate),
+        origin_rate: access.origin_calls.map(rate),
+        ..Limits::default()
+    }
+}
+
+fn rate(calls: CallRate) -> RateLimit {
+    RateLimit { per_second: f64::from(calls.per_second), burst: f64::from(calls.burst) }
+}
+
+/// The owners of the resources that plugins keep; of no type where none keeps any.
+fn ownership(config: &NodeConfig, runtime: &Handle) -> Result<FileOwnership, Problems> {
+    let types = config.plugins.iter().flat_map(|stanza| stanza.owns.iter().cloned()).collect();
+    let path = config.file.with_file_name(ownership::FILE_NAME);
+    FileOwnership::open(&path, types, runtime.clone()).map_err(|error| {
+        let remedy = "restore the file from a backup, or correct it: decisions depend on it";
+        Problems::from(Place::file_only(&path).problem(error.to_string(), remedy))
+    })
+}
+
 fn register(
     builder: &mut RegistryBuilder,
     name: &str,
     built: &Built,
+    kind: Option<Kind>,
     granted: Option<(&PluginStanza, &Bundle)>,
 ) {
     for (spec, code) in built.manifest.operations.iter().zip(&built.operations) {
         let mut registration = HandlerRegistration::new(spec.clone(), code.clone(), name);
+        registration.limited = kind == Some(Kind::Component);
         if let Some((stanza, bundle)) = granted {
             registration.capabilities = bundle.of_operation(&spec.name);
             registration.authority = authority(stanza);
             registration.scoped_env = reach(stanza);
-            let hidden = stanza.hide.contains(&spec.name);
-            registration.visibility = hidden.then_some(Visibility::Internal);
+            registration.owns = stanza.owns.iter().cloned().collect();
+            let named = |list: &[String]| list.contains(&spec.name);
+            registration.visibility = match (named(&stanza.hide), named(&stanza.expose)) {
+                (true, _) => Some(Visibility::Internal),
+                (false, true) => Some(Visibility::External),
+                (false, false) => None,
+            };
         }
         builder.register(registration);
     }

@@ -17,8 +17,10 @@ use serde::Serialize;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::registering::call_limits;
 use super::service;
 use super::watched_file::{DEBOUNCE, WatchedFile};
+use super::why::Explainer;
 use crate::admin::Reloading;
 use crate::auth::PolicyStore;
 use crate::config::{AccessConfig, AccessLimits, NodeConfig, NodeLimits, Problems, ReloadPlan};
@@ -26,7 +28,7 @@ use crate::endpoint::admission::AdmissionLimits;
 use crate::endpoint::{CloseCode, Endpoint};
 use crate::observe::log;
 use crate::observe::status::{AccessStatus, RefusedAccess};
-use crate::registry::{Limits, RateLimit, Registry};
+use crate::registry::Registry;
 
 /// Requests for a reload that may wait for the one under way.
 const WAITING: usize = 64;
@@ -52,6 +54,7 @@ pub(super) struct InForce {
     policy: Arc<PolicyStore>,
     registry: Arc<Registry>,
     endpoint: Arc<Endpoint>,
+    explainer: Arc<Explainer>,
     state: Mutex<State>,
 }
 
@@ -71,6 +74,7 @@ impl InForce {
         policy: Arc<PolicyStore>,
         registry: Arc<Registry>,
         endpoint: Arc<Endpoint>,
+        explainer: Arc<Explainer>,
     ) -> Self {
         let in_force = Self {
             file: config.file.with_file_name("access.toml"),
@@ -79,6 +83,7 @@ impl InForce {
             policy,
             registry,
             endpoint,
+            explainer,
             state: Mutex::new(State {
                 access: access.clone(),
                 since: SystemTime::now(),
@@ -127,6 +132,8 @@ impl InForce {
             }
         };
         let was_refused = state.refused.take().is_some();
+        // Lines move even where nothing that they say has changed.
+        self.explainer.access_changed(access.entry_places().clone());
         let plan = ReloadPlan::new(&state.access, &access);
         state.reloads += 1;
         if plan.is_empty() {
@@ -167,11 +174,7 @@ impl InForce {
     }
 
     fn limit_calls(&self, access: &AccessConfig) {
-        let rate = access.limits.calls.map(|calls| RateLimit {
-            per_second: f64::from(calls.per_second),
-            burst: f64::from(calls.burst),
-        });
-        self.registry.set_limits(Limits { rate, ..(*self.registry.limits()).clone() });
+        self.registry.set_limits(call_limits(&self.ceilings, &access.limits));
     }
 
     fn filter_log(&self, access: &AccessConfig) {

@@ -10,3 +10,4 @@ pub mod token;
 
 pub use policy::{ApiKeyEntry, PeerEntry, Policy, PolicyError};
 pub use provider::{IdentityProvider, PolicyStore, UnixTime, system_unix_time};
+pub use token::TOKEN_PREFIX;

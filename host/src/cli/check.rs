@@ -20,8 +20,7 @@ impl Check {
         }
         let runtime = plugin_runtime()?;
         let assembled = everything(&directory, Mode::Pinned, runtime.handle())?;
-        let findings: Vec<_> =
-            assembled.registry().findings().iter().map(ToString::to_string).collect();
+        let findings = assembled.findings();
         match output.is_json() {
             true => output.json(&serde_json::json!({
                 "problems": [], "findings": findings, "plugins": assembled.plugins(),

@@ -22,6 +22,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Environment, NodeDirectory, locate};
 
+mod acl;
 mod call;
 mod check;
 pub mod client;
@@ -95,6 +96,7 @@ enum Command {
     Vault(vault::Vault),
     Token(token::Token),
     Whoami(whoami::Whoami),
+    Acl(acl::Acl),
 }
 
 impl Global {
@@ -123,6 +125,11 @@ impl Global {
         let target = target::resolve_with(&self.directory()?, to, &self.certificates)?;
         let token = self.token_file.as_deref().map(target::read_token).transpose()?;
         Ok(Target { token, ..target })
+    }
+
+    /// Whether the command line names the node to call.
+    pub fn names_a_node(&self) -> bool {
+        self.to.is_some()
     }
 
     /// How often `-v` was given.
@@ -163,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Vault(command) => command.run(&global, &output),
         Command::Token(command) => command.run(&global, &output),
         Command::Whoami(command) => command.run(&global, &output),
+        Command::Acl(command) => command.run(&global, &output),
     };
     match result {
         Ok(()) => Exit::Done.into(),

@@ -113,7 +113,8 @@ fn serve(
 fn start_failure(error: StartError) -> Failure {
     let exit = match &error {
         StartError::Endpoint(EndpointError::Bind { .. } | EndpointError::BindTcp { .. })
-        | StartError::Import(_) => Exit::Unavailable,
+        | StartError::Import(_)
+        | StartError::Metrics { .. } => Exit::Unavailable,
         StartError::Signals(_) => Exit::Internal,
         _ => Exit::Config,
     };

@@ -26,6 +26,23 @@ pub struct AccessConfig {
     /// A log filter in place of the one in `node.toml`.
     pub log: Option<String>,
     limit_places: BTreeMap<String, Place>,
+    entry_places: EntryPlaces,
+}
+
+/// Where the entries of `access.toml` stand, by `peer_id` or prefix.
+#[derive(Clone, Debug, Default)]
+pub struct EntryPlaces(BTreeMap<String, (Place, BTreeMap<String, Place>)>);
+
+impl EntryPlaces {
+    /// Where the value of `key` of the entry `id` stands, or else the entry.
+    pub fn place(&self, id: &str, key: &str) -> Option<&Place> {
+        let (entry, keys) = self.0.get(id)?;
+        Some(keys.get(key).unwrap_or(entry))
+    }
+
+    fn note<T>(&mut self, id: &str, at: &At<T>) {
+        self.0.insert(id.to_owned(), (at.place.clone(), at.places.clone()));
+    }
 }
 
 /// What is admitted. A prefix is an IPv4 address or an IPv6 /64.
@@ -50,6 +67,12 @@ pub struct AccessLimits {
     pub half_open_refuse: u32,
     /// Calls of an identity, over all its connections. Without limit by default.
     pub calls: Option<CallRate>,
+    /// Calls for each end user that a forwarding identity names, within what that
+    /// identity may call itself. Without limit by default.
+    pub origin_calls: Option<CallRate>,
+    /// Calls of an identity in flight, over all its connections. Without limit by
+    /// default.
+    pub calls_per_identity: Option<u32>,
 }
 
 /// How often an identity may call.
@@ -74,6 +97,8 @@ impl Default for AccessLimits {
             half_open_retry: 512,
             half_open_refuse: 2_048,
             calls: None,
+            origin_calls: None,
+            calls_per_identity: None,
         }
     }
 }
@@ -110,12 +135,20 @@ impl AccessConfig {
         let log =
             table.node("log").and_then(|node| node.table(|table| log_filter(table, "filter")));
         let limits: At<AccessLimits> = table.or_default("limits");
+        let mut entry_places = EntryPlaces::default();
+        for peer in &peers {
+            entry_places.note(&peer.value.peer_id, peer);
+        }
+        for key in &api_keys {
+            entry_places.note(&key.value.prefix, key);
+        }
         Self {
             peers: peers.into_iter().map(|peer| peer.value).collect(),
             api_keys: api_keys.into_iter().map(|key| key.value).collect(),
             limits: limits.value,
             log: log.flatten(),
             limit_places: limits.places,
+            entry_places,
         }
     }
 
@@ -132,6 +165,11 @@ impl AccessConfig {
                 .map(|error| whole.problem(error.to_string(), "correct the entries in this file"))
                 .collect()
         })
+    }
+
+    /// Where its entries stand.
+    pub fn entry_places(&self) -> &EntryPlaces {
+        &self.entry_places
     }
 
     /// What the file asks for beyond the node's own ceilings, which a reload
@@ -252,7 +290,9 @@ impl Read for At<AccessLimits> {
                 refusal: table.or("refusal", default.refusal),
                 half_open_retry: table.or("half_open_retry", default.half_open_retry),
                 half_open_refuse: table.or("half_open_refuse", default.half_open_refuse),
-                calls: call_rate(table),
+                calls: call_rate(table, "calls_per_second", "calls_burst"),
+                origin_calls: call_rate(table, "origin_calls_per_second", "origin_calls_burst"),
+                calls_per_identity: table.get("calls_per_identity"),
             };
             for (key, limit) in [
                 ("connections", limits.connections),
@@ -260,6 +300,7 @@ impl Read for At<AccessLimits> {
                 ("new_per_second", limits.new_per_second),
                 ("new_burst", limits.new_burst),
                 ("half_open_refuse", limits.half_open_refuse),
+                ("calls_per_identity", limits.calls_per_identity.unwrap_or(1)),
             ] {
                 if limit == 0 {
                     table.problem(table.place_of(key).problem(
@@ -279,10 +320,15 @@ impl Read for At<AccessLimits> {
     }
 }
 
-fn call_rate(table: &Table<'_>) -> Option<CallRate> {
-    let per_second: Option<u32> = table.get("calls_per_second");
-    let burst: Option<u32> = table.get("calls_burst");
-    for (key, limit) in [("calls_per_second", per_second), ("calls_burst", burst)] {
+/// A rate by its two keys, of which the second means nothing alone.
+fn call_rate(
+    table: &Table<'_>,
+    per_second_key: &'static str,
+    burst_key: &'static str,
+) -> Option<CallRate> {
+    let per_second: Option<u32> = table.get(per_second_key);
+    let burst: Option<u32> = table.get(burst_key);
+    for (key, limit) in [(per_second_key, per_second), (burst_key, burst)] {
         if limit == Some(0) {
             table.problem(table.place_of(key).problem(
                 format!("`{key} = 0` lets nobody call anything"),
@@ -290,10 +336,10 @@ fn call_rate(table: &Table<'_>) -> Option<CallRate> {
             ));
         }
     }
-    if burst.is_some() && !table.has("calls_per_second") {
-        table.problem(table.place_of("calls_burst").problem(
-            "`calls_burst` limits nothing by itself",
-            "write `calls_per_second` too, or remove it",
+    if burst.is_some() && !table.has(per_second_key) {
+        table.problem(table.place_of(burst_key).problem(
+            format!("`{burst_key}` limits nothing by itself"),
+            format!("write `{per_second_key}` too, or remove it"),
         ));
     }
     let per_second = per_second?;

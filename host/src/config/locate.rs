@@ -63,6 +63,11 @@ impl NodeDirectory {
         self.0.join("access.toml")
     }
 
+    /// `ownership.jsonl`, who owns which resource.
+    pub fn ownership(&self) -> PathBuf {
+        self.0.join(crate::ownership::FILE_NAME)
+    }
+
     /// `known-nodes`.
     pub fn known_nodes(&self) -> PathBuf {
         self.0.join("known-nodes")

@@ -43,7 +43,7 @@ mod values;
 mod vault;
 mod write;
 
-pub use access::{AccessConfig, AccessLimits, CallRate, is_fingerprint};
+pub use access::{AccessConfig, AccessLimits, CallRate, EntryPlaces, is_fingerprint};
 pub use develop::{
     DevelopError, DevelopPlugin, Developed, Repinned, create_private, develop, write_key,
 };
@@ -53,7 +53,7 @@ pub use import::{Document, ImportSource, ImportStanza};
 pub use init::{NewNode, existing, init};
 pub use known_nodes::{AddressError, Carrier, KeyAddress, KnownNodes, NodeAddress, Pin, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, locate};
-pub use node::{LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
+pub use node::{Audit, LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
 pub use plugin::{
     Authority, CapabilityGrant, CapabilitySource, Isolation, PluginLimits, PluginStanza,
 };

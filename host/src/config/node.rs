@@ -21,6 +21,7 @@ use super::tcp::{self, Tcp};
 use super::values::{PublicKey, choice, lower_hex};
 use super::vault::{VaultConfig, VaultIdentity, vault};
 use crate::endpoint::{IrohConfig, Lookup, Relay};
+use crate::observe::audit::What as AuditWhat;
 
 /// How strictly plugins must be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +127,27 @@ pub struct Observe {
     pub format: LogFormat,
     /// Where metrics are served over HTTP; nowhere by default.
     pub metrics: Option<SocketAddr>,
-    /// Whether every decision on access is logged. Default no.
-    pub audit: bool,
+    /// Where decisions on access are written down; nowhere by default.
+    pub audit: Option<Audit>,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audit {
+    /// The file, to which lines of JSON are appended. Default `audit.jsonl` in the
+    /// node's folder.
+    pub file: PathBuf,
+    /// Which decisions. Default all.
+    pub what: AuditWhat,
+    place: Place,
+}
+
+impl Audit {
+    /// Where the file is named, or else the section.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
 }
 
 /// How log lines are written.
@@ -154,7 +174,7 @@ impl Default for NodeLimits {
 
 impl Default for Observe {
     fn default() -> Self {
-        Self { log: "info".into(), format: LogFormat::Text, metrics: None, audit: false }
+        Self { log: "info".into(), format: LogFormat::Text, metrics: None, audit: None }
     }
 }
 
@@ -254,6 +274,7 @@ impl NodeConfig {
     fn refuse_duplicates(&self, table: &Table<'_>) {
         let mut names = BTreeMap::new();
         let mut alpns = BTreeMap::new();
+        let mut keepers = BTreeMap::new();
         for plugin in self.plugins.iter().filter(|plugin| !plugin.name.is_empty()) {
             let place = plugin.place("name");
             if let Some(first) = names.insert(&plugin.name, place) {
@@ -261,6 +282,15 @@ impl NodeConfig {
                     format!("two plugins are called `{}`", plugin.name),
                     format!("rename one of them; the other stands in line {}", first.line()),
                 ));
+            }
+            for kind in &plugin.owns {
+                if let Some(first) = keepers.insert(kind, &plugin.name) {
+                    table.problem(plugin.problem(
+                        "owns",
+                        format!("resources of type `{kind}` are kept by `{first}` already"),
+                        "leave them to one plugin: another could take them from their owners",
+                    ));
+                }
             }
             for alpn in plugin.alpn.iter().flatten() {
                 if let Some(first) = alpns.insert(alpn, &plugin.name) {
@@ -589,7 +619,22 @@ impl Read for Observe {
                 })
                 .unwrap_or_default(),
             metrics: table.get("metrics"),
-            audit: table.or("audit", default.audit),
+            audit: table.get("audit"),
+        })
+    }
+}
+
+impl Read for Audit {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        node.table(|table| Self {
+            file: table.or("file", table.place().file().with_file_name("audit.jsonl")),
+            what: table
+                .node("what")
+                .and_then(|node| {
+                    choice(&node, &[("all", AuditWhat::All), ("refused", AuditWhat::Refused)])
+                })
+                .unwrap_or_default(),
+            place: table.place_of("file"),
         })
     }
 }

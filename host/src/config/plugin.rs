@@ -37,10 +37,13 @@ pub struct PluginStanza {
     pub reach: Vec<String>,
     /// The secrets it is lent, by the name that the plugin uses.
     pub capabilities: BTreeMap<String, CapabilityGrant>,
-    /// Operations that the wire reaches although the plugin keeps them internal.
+    /// Operations that must be for the wire: one that the plugin keeps internal
+    /// stops the start, as only the plugin can offer it.
     pub expose: Vec<String>,
     /// Operations that the wire does not reach although the plugin offers them.
     pub hide: Vec<String>,
+    /// Types of resources whose owners it keeps.
+    pub owns: Vec<String>,
     /// What it may use.
     pub limits: PluginLimits,
     /// Whether the node refuses to start without it. A wrong digest, signature
@@ -166,6 +169,7 @@ impl Read for PluginStanza {
                 capabilities: table.or_default("capabilities"),
                 expose: operations(table, "expose"),
                 hide: operations(table, "hide"),
+                owns: table.or_default("owns"),
                 limits: table.or_default("limits"),
                 required: table.or("required", true),
                 isolation: isolation(table),

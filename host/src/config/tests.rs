@@ -152,7 +152,7 @@ fn a_minimal_node_has_the_written_defaults() {
     assert_eq!(seconds, [5, 30, 10]);
     assert_eq!(config.limits, NodeLimits::default());
     assert_eq!(config.identity_key, Path::new("node.key"));
-    assert_eq!(config.observe.metrics, None);
+    assert_eq!((config.observe.metrics, config.observe.audit), (None, None));
     assert!(!config.development);
 }
 
@@ -501,7 +501,10 @@ fn the_example_access_is_valid_and_its_schema_in_step() {
     let config = config.unwrap();
     assert_eq!((config.peers.len(), config.api_keys.len()), (1, 1));
     let calls = Some(CallRate { per_second: 200, burst: 400 });
-    let defaults = AccessLimits { calls, ..AccessLimits::default() };
+    let origin_calls = Some(CallRate { per_second: 20, burst: 40 });
+    let calls_per_identity = Some(1_024);
+    let defaults =
+        AccessLimits { calls, origin_calls, calls_per_identity, ..AccessLimits::default() };
     assert_eq!(config.limits, defaults, "the example shows the defaults");
     agrees("access.schema.json", &text, &asked);
 }

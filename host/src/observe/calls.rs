@@ -7,17 +7,21 @@ use alknet_plugin_api::code;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
+use super::audit::AuditLog;
 use crate::registry::{AccessDecided, CallEnded, CallRefused, CallStarted, Recorder};
 
-/// Counts calls for each operation, and writes access decisions to the log
-/// (target `audit`) where the deployment asks for it.
+/// Counts calls for each operation, and writes access decisions to the audit log
+/// where the deployment asks for one.
 pub struct CallRecorder {
     // Looked up for every call: names are registered once, not rendered again.
     operations: RwLock<HashMap<String, Handles>>,
     refused: RwLock<HashMap<String, Counter>>,
-    audit: bool,
+    audit: AuditSource,
     strikes: Strikes,
 }
+
+/// The audit log, once the node is started, where there is one.
+pub type AuditSource = Arc<OnceLock<AuditLog>>;
 
 /// Who is told the number of a connection on which a token did not resolve: the
 /// endpoint, once there is one.
@@ -25,14 +29,14 @@ pub type Strikes = Arc<OnceLock<Box<dyn Fn(u64) + Send + Sync>>>;
 
 #[derive(Clone)]
 struct Handles {
-    succeeded: Counter,
+    ended: Counter,
     in_flight: Gauge,
     seconds: Histogram,
 }
 
 impl CallRecorder {
-    /// A recorder that has heard of nothing; `audit` turns the audit trail on.
-    pub fn new(audit: bool, strikes: Strikes) -> Self {
+    /// A recorder that has heard of nothing, and tells `audit` what it hears.
+    pub fn new(audit: AuditSource, strikes: Strikes) -> Self {
         Self { operations: RwLock::default(), refused: RwLock::default(), audit, strikes }
     }
 
@@ -42,7 +46,7 @@ impl CallRecorder {
         }
         let labels = [("operation", operation.to_owned()), ("plugin", plugin.to_owned())];
         let handles = Handles {
-            succeeded: metrics::counter!("alknet_calls_total", &labels),
+            ended: metrics::counter!("alknet_calls_total", &labels),
             in_flight: metrics::gauge!("alknet_calls_in_flight", &labels),
             seconds: metrics::histogram!("alknet_call_seconds", &labels),
         };
@@ -60,9 +64,7 @@ impl Recorder for CallRecorder {
         self.with(call.operation, call.plugin, |handles| {
             handles.in_flight.decrement(1.0);
             handles.seconds.record(call.duration.as_secs_f64());
-            if call.code.is_none() {
-                handles.succeeded.increment(1);
-            }
+            handles.ended.increment(1);
         });
         if let Some(code) = call.code {
             metrics::counter!(
@@ -108,6 +110,9 @@ impl Recorder for CallRecorder {
             self.refused.write().entry(code).or_insert(counter).clone()
         });
         counter.increment(1);
+        if let Some(audit) = self.audit.get() {
+            audit.call_refused(call);
+        }
         tracing::debug!(
             operation = call.operation,
             caller = call.caller,
@@ -118,31 +123,17 @@ impl Recorder for CallRecorder {
     }
 
     fn access_decided(&self, decision: &AccessDecided<'_>) {
-        if !self.audit {
-            return;
+        if let Some(audit) = self.audit.get() {
+            audit.access_decided(decision);
         }
-        let (allowed, rule) = match decision.decision {
-            Ok(rule) => (true, rule.to_string()),
-            Err(rule) => (false, rule.to_string()),
-        };
-        let claimed: Vec<_> = decision.forwarded_for.iter().map(|one| one.id.as_str()).collect();
-        tracing::info!(
-            target: "audit",
-            request_id = decision.request_id,
-            operation = decision.operation,
-            subject = decision.subject.map(|subject| subject.id.as_str()),
-            origin = decision.origin.map(|origin| origin.id.as_str()),
-            ?claimed,
-            internal = decision.internal,
-            allowed,
-            rule,
-            "access decided"
-        );
     }
 
     fn authentication_failed(&self, connection: u64) {
         metrics::counter!("alknet_authentication_failures_total").increment(1);
         tracing::info!(connection, "a token did not resolve");
+        if let Some(audit) = self.audit.get() {
+            audit.invalid_token(connection);
+        }
         if let Some(strike) = self.strikes.get() {
             strike(connection);
         }

@@ -1,6 +1,8 @@
 //! What an operator sees of a running node: its log, its metrics, its status.
 
+pub mod audit;
 pub mod calls;
+pub mod exposition;
 pub mod log;
 pub mod metrics;
 pub mod status;

@@ -40,6 +40,8 @@ pub struct NodeStatus {
     pub connections: Vec<ConnectionRecord>,
     /// Operations that can be called from the wire, by somebody.
     pub operations: usize,
+    /// Tasks, on the runtime that answers, that have not ended.
+    pub tasks: usize,
     /// Resident memory in bytes, where the kernel tells.
     pub resident_bytes: Option<u64>,
     /// What is in force of `access.toml`.

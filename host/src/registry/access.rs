@@ -142,7 +142,9 @@ pub fn decide(
         return Err(Denied::MissingResourceId);
     }
     let action = access.resource_action.as_deref();
-    if let (Some(resource_type), Some(ownership)) = (&access.resource_type, ownership) {
+    if let (Some(resource_type), Some(ownership)) = (&access.resource_type, ownership)
+        && ownership.keeps(resource_type)
+    {
         let owns = match resource {
             Resource::Id(id) => ownership.owns(identity, resource_type, id, action),
             _ => ownership.owns_any(identity, resource_type),
@@ -175,6 +177,8 @@ pub fn decide(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use futures_util::FutureExt;
 
     use super::super::ownership::{MemoryOwnership, OwnershipStore};
     use super::*;
@@ -261,7 +265,7 @@ mod tests {
     #[test]
     fn c25_ownership_is_final() {
         let store = MemoryOwnership::default();
-        store.record("dora", "note", "n1");
+        store.record("dora", "note", "n1").now_or_never().unwrap().unwrap();
         let access = AccessControl { resource_type: Some("note".into()), ..Default::default() };
         let owner = identity(&[], &[]);
         let check = |who: &Identity, resource| decide(&access, Some(who), resource, Some(&store));
@@ -295,7 +299,7 @@ mod tests {
     #[test]
     fn c26_a_missing_id_is_invalid_input_and_never_owns_any() {
         let store = MemoryOwnership::default();
-        store.record("dora", "note", "n1");
+        store.record("dora", "note", "n1").now_or_never().unwrap().unwrap();
         let access = AccessControl { resource_type: Some("note".into()), ..Default::default() };
         let owner = identity(&[], &[]);
         let denied = decide(&access, Some(&owner), Resource::Missing, Some(&store)).unwrap_err();

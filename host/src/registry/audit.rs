@@ -19,6 +19,8 @@ pub enum Finding {
     Unknown {
         /// Whose reach it is.
         from: String,
+        /// The plugin whose grant it is.
+        plugin: String,
         /// The name in the reach.
         target: String,
     },
@@ -26,6 +28,8 @@ pub enum Finding {
     NeverAllowed {
         /// Whose reach it is.
         from: String,
+        /// The plugin whose grant it is.
+        plugin: String,
         /// The name in the reach.
         target: String,
         /// The rule that refuses.
@@ -47,13 +51,35 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// The plugin that it is about.
+    pub fn plugin(&self) -> &str {
+        match self {
+            Self::Unknown { plugin, .. }
+            | Self::NeverAllowed { plugin, .. }
+            | Self::Unreachable { plugin, .. }
+            | Self::Unsatisfiable { plugin, .. } => plugin,
+        }
+    }
+
+    /// The key of the plugin's stanza that it is about.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "reach",
+            Self::NeverAllowed { .. } => "authority",
+            Self::Unreachable { .. } => "hide",
+            Self::Unsatisfiable { .. } => "artifact",
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { from, target } => {
+            Self::Unknown { from, target, .. } => {
                 write!(f, "{from} reaches `{target}`, which nothing serves; correct its `reach`")
             }
-            Self::NeverAllowed { from, target, reason } => write!(
+            Self::NeverAllowed { from, target, reason, .. } => write!(
                 f,
                 "{from} reaches `{target}` but is always refused ({reason}); extend its `authority`"
             ),
@@ -74,16 +100,26 @@ impl Registry {
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for entry in &self.sorted {
+            // What one stanza grants to all of a plugin is said of the plugin.
+            let grant = self.grants.get(&entry.plugin);
+            if grant.is_some_and(|grant| grant.scoped_env == entry.scoped_env) {
+                continue;
+            }
             let from = format!("operation `{}`", entry.spec.name);
             let authority = entry.authority.as_deref();
-            findings.extend(self.reach_findings(&from, authority, &entry.scoped_env));
+            findings.extend(self.reach_findings(
+                &from,
+                &entry.plugin,
+                authority,
+                &entry.scoped_env,
+            ));
         }
         let mut grants: Vec<(&Arc<str>, &Arc<Grant>)> = self.grants.iter().collect();
         grants.sort_by_key(|(plugin, _)| *plugin);
         for (plugin, grant) in &grants {
             let from = format!("plugin `{plugin}`");
             let authority = grant.authority.as_deref();
-            findings.extend(self.reach_findings(&from, authority, &grant.scoped_env));
+            findings.extend(self.reach_findings(&from, plugin, authority, &grant.scoped_env));
         }
         let reached = |name: &String| {
             self.sorted.iter().any(|entry| entry.scoped_env.allowed_ops.contains(name))
@@ -104,21 +140,22 @@ impl Registry {
     fn reach_findings(
         &self,
         from: &str,
+        plugin: &str,
         authority: Option<&Identity>,
         env: &ScopedPeerEnv,
     ) -> Vec<Finding> {
         let finding = |target: &String| {
-            let from = from.to_owned();
+            let (from, plugin) = (from.to_owned(), plugin.to_owned());
             let Some(entry) = self.operation(target) else {
                 // An import's operations are there once its source has been asked.
                 let imported = self.import_prefixes.iter().any(|one| target.starts_with(one));
                 if imported {
                     return None;
                 }
-                return Some(Finding::Unknown { from, target: target.clone() });
+                return Some(Finding::Unknown { from, plugin, target: target.clone() });
             };
             let reason = self.never_allowed(&entry, authority)?;
-            Some(Finding::NeverAllowed { from, target: target.clone(), reason })
+            Some(Finding::NeverAllowed { from, plugin, target: target.clone(), reason })
         };
         env.allowed_ops.iter().filter_map(finding).collect()
     }

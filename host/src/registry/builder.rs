@@ -1,6 +1,6 @@
 //! Putting a registry together, and freezing it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alknet_plugin_api::OperationType;
@@ -10,7 +10,7 @@ use super::clock::{Clock, Spawner};
 use super::discovery;
 use super::limits::Limits;
 use super::overlay::SessionOverlaySource;
-use super::ownership::OwnershipProvider;
+use super::ownership::OwnershipStore;
 use super::peers::PeerSource;
 use super::record::Recorder;
 use super::spec::{
@@ -56,13 +56,14 @@ pub enum RegistryError {
 pub struct RegistryBuilder {
     registrations: Vec<HandlerRegistration>,
     grants: Vec<(Arc<str>, Option<CompositionAuthority>, ScopedPeerEnv)>,
+    limited: BTreeSet<Arc<str>>,
     reserved: Vec<String>,
     import_prefixes: Vec<String>,
     list_peers: bool,
     clock: Arc<dyn Clock>,
     spawner: Arc<dyn Spawner>,
     limits: Limits,
-    ownership: Option<Arc<dyn OwnershipProvider>>,
+    ownership: Option<Arc<dyn OwnershipStore>>,
     recorder: Option<Arc<dyn Recorder>>,
     peers: Option<Arc<dyn PeerSource>>,
     sessions: Option<Arc<dyn SessionOverlaySource>>,
@@ -74,6 +75,7 @@ impl RegistryBuilder {
         Self {
             registrations: Vec::new(),
             grants: Vec::new(),
+            limited: BTreeSet::new(),
             reserved: RESERVED_PREFIXES.map(str::to_owned).to_vec(),
             import_prefixes: Vec::new(),
             list_peers: false,
@@ -105,6 +107,13 @@ impl RegistryBuilder {
         self
     }
 
+    /// Says that a plugin's code runs in instances that must not be polled within
+    /// one another; see [`HandlerRegistration::limited`].
+    pub fn limited(&mut self, plugin: impl Into<Arc<str>>) -> &mut Self {
+        self.limited.insert(plugin.into());
+        self
+    }
+
     /// Keeps an import's prefix out of the core tier. What is below it comes and
     /// goes, so that a reach may name it before it is there.
     pub fn reserve(&mut self, prefix: &str) -> &mut Self {
@@ -126,9 +135,9 @@ impl RegistryBuilder {
         self
     }
 
-    /// Asks `ownership` about resources. Static resource lists then no longer
-    /// count for operations that name a resource type.
-    pub fn ownership(&mut self, ownership: Arc<dyn OwnershipProvider>) -> &mut Self {
+    /// Asks `ownership` about resources of the types that it keeps, for which
+    /// static resource lists no longer count, and lets handlers record owners.
+    pub fn ownership(&mut self, ownership: Arc<dyn OwnershipStore>) -> &mut Self {
         self.ownership = Some(ownership);
         self
     }
@@ -189,7 +198,9 @@ impl RegistryBuilder {
                 problems.extend(authority_problem(authority, &plugin));
             }
             let authority = authority.map(|authority| Arc::new(authority.identity()));
-            if grants.insert(plugin.clone(), Arc::new(Grant { authority, scoped_env })).is_some() {
+            let limited = self.limited.contains(&plugin);
+            let grant = Arc::new(Grant { authority, scoped_env, limited });
+            if grants.insert(plugin.clone(), grant).is_some() {
                 problems.push(RegistryError::DuplicateGrant(plugin.to_string()));
             }
         }
@@ -212,6 +223,7 @@ impl RegistryBuilder {
             spawner: self.spawner,
             limits: ArcSwap::from_pointee(self.limits),
             rates: Default::default(),
+            identity_calls: Default::default(),
             ownership: self.ownership,
             recorder: self.recorder,
             peers: self.peers,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use alknet_plugin_api::backend::ContextBackend;
 use alknet_plugin_api::{
-    AbortPolicy, Capability, ContextInfo, Identity, OperationContext, OperationEnv,
+    AbortPolicy, CallFuture, Capability, ContextInfo, Identity, OperationContext, OperationEnv,
+    OwnershipRequest,
 };
 use futures_util::future::BoxFuture;
 
@@ -42,6 +43,8 @@ pub(crate) struct Call {
     /// Calls above this one.
     pub(crate) depth: u32,
     pub(crate) internal: bool,
+    /// Whether a call of a limited plugin waits for this one.
+    pub(crate) nested: bool,
     /// What the call may name instead of its entry's env, where it has no entry.
     pub(crate) plugin_env: Option<Arc<super::Grant>>,
 }
@@ -62,6 +65,11 @@ impl Call {
     /// The operation's name; empty outside any call.
     pub(crate) fn operation(&self) -> &str {
         self.entry.as_ref().map_or("", |entry| &entry.spec.name)
+    }
+
+    /// Whether a confined instance runs this call while another waits for it.
+    pub(crate) fn is_confined_within_another(&self) -> bool {
+        self.nested && self.entry.as_ref().is_some_and(|entry| entry.limited)
     }
 
     pub(crate) fn context(self: &Arc<Self>) -> OperationContext {
@@ -119,6 +127,14 @@ impl ContextBackend for Context {
 
     fn capability(&self, name: &str) -> Option<Capability> {
         self.0.entry.as_ref()?.capabilities.get(name).cloned()
+    }
+
+    fn is_nested(&self) -> bool {
+        self.0.nested
+    }
+
+    fn ownership(&self, request: OwnershipRequest) -> CallFuture {
+        self.0.ownership(request)
     }
 }
 

@@ -16,6 +16,7 @@ use super::access::{self, Allowed, Denied, Resource};
 use super::call::{Call, Origin};
 use super::cancel::{End, Node, Refused};
 use super::limits::Limits;
+use super::ownership::OwnershipProvider;
 use super::peers;
 use super::record::{AccessDecided, CallRefused};
 use super::running::Running;
@@ -86,6 +87,7 @@ impl Registry {
             started,
             depth: 0,
             internal: false,
+            nested: false,
             plugin_env: None,
             entry: Some(entry),
         });
@@ -99,11 +101,8 @@ impl Registry {
     ) -> Result<(Arc<Entry>, Arc<Limits>), CallError> {
         let limits = self.limits.load_full();
         let caller = request.caller.as_deref();
-        if let (Some(rate), Some(caller)) = (limits.rate, caller) {
-            self.rates.take(&caller.id, rate, request.at).map_err(|wait| {
-                CallError::new(code::RESOURCE_EXHAUSTED, "too many calls; slow down")
-                    .with_details(serde_json::json!({ "retry_after": wait.as_secs_f64().ceil() }))
-            })?;
+        if let Some(caller) = caller {
+            self.spend(&limits, caller, &request.forwarded_for, request.at)?;
         }
         let entry = self
             .on_wire(name)
@@ -123,6 +122,30 @@ impl Registry {
         };
         self.check_input(&entry, caller, &request.input, None, decided)?;
         Ok((entry, limits))
+    }
+
+    /// Takes a call from the caller's bucket, and one from that of the end user
+    /// whom it names. A claim can so be held against its maker, and against nobody
+    /// else: the bucket belongs to both.
+    fn spend(
+        &self,
+        limits: &Limits,
+        caller: &Identity,
+        forwarded_for: &[Identity],
+        at: Duration,
+    ) -> Result<(), CallError> {
+        let slow_down = |wait: Duration| {
+            CallError::new(code::RESOURCE_EXHAUSTED, "too many calls; slow down")
+                .with_details(serde_json::json!({ "retry_after": wait.as_secs_f64().ceil() }))
+        };
+        if let Some(rate) = limits.rate {
+            self.rates.take(&caller.id, rate, at).map_err(slow_down)?;
+        }
+        if let (Some(rate), Some(end_user)) = (limits.origin_rate, forwarded_for.first()) {
+            let both = format!("{}\n{}", caller.id, end_user.id);
+            self.rates.take(&both, rate, at).map_err(slow_down)?;
+        }
+        Ok(())
     }
 
     /// An operation that the wire can name.
@@ -183,6 +206,7 @@ impl Registry {
             started,
             depth: parent.depth + 1,
             internal: true,
+            nested: parent.nested || parent.entry.as_ref().is_some_and(|entry| entry.limited),
             plugin_env: None,
             entry: Some(entry),
         });
@@ -290,7 +314,8 @@ impl Registry {
         resource: Resource<'_>,
     ) -> Result<Allowed, Denied> {
         let access = &entry.spec.access_control;
-        access::decide(access, subject, resource, self.ownership.as_deref())
+        let ownership = self.ownership.as_deref().map(|store| store as &dyn OwnershipProvider);
+        access::decide(access, subject, resource, ownership)
     }
 
     pub(crate) fn refused(

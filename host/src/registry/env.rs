@@ -103,6 +103,7 @@ impl PluginEnv {
             started: self.registry.clock.now(),
             depth: 0,
             internal: true,
+            nested: self.grant.limited,
             plugin_env: Some(self.grant.clone()),
         })
     }

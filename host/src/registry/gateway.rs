@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::Registry;
 use super::cancel::{End, Node};
 use super::dispatch::{RootRequest, bare_name};
+use super::limits::IdentityPlace;
 use super::running::{Event, Running};
 use crate::auth::IdentityProvider;
 
@@ -128,13 +129,20 @@ impl Peer {
     }
 
     /// Everything up to the handler.
-    fn start(&self, request: GatewayRequest, at: Duration) -> Result<Running, CallError> {
+    fn start(
+        &self,
+        request: GatewayRequest,
+        at: Duration,
+    ) -> Result<(Running, Option<IdentityPlace>), CallError> {
         let id = request.request_id.clone();
         if let Some(InFlight::Aborted) = self.calls.lock().get(&id) {
             return Err(CallError::aborted("the call was aborted"));
         }
         let caller = self
             .caller(request.auth_token.as_deref())
+            .inspect_err(|error| self.refuse(&request.operation, error))?;
+        let place = self
+            .enter_identity(caller.as_ref())
             .inspect_err(|error| self.refuse(&request.operation, error))?;
         let running = self.registry.start_root(RootRequest {
             request_id: request.request_id,
@@ -150,7 +158,20 @@ impl Peer {
         if let Some(InFlight::Aborted) = known {
             node.close(End::Abort(AbortPolicy::AbortDependents));
         }
-        Ok(running)
+        Ok((running, place))
+    }
+
+    /// Takes a place among the calls of `caller`, where they are limited.
+    fn enter_identity(
+        &self,
+        caller: Option<&Arc<Identity>>,
+    ) -> Result<Option<IdentityPlace>, CallError> {
+        let limit = self.registry.limits.load().in_flight_of_identity;
+        let (Some(limit), Some(caller)) = (limit, caller) else { return Ok(None) };
+        self.registry.identity_calls.enter(caller, limit).map(Some).ok_or_else(|| {
+            let text = format!("`{}` has {limit} calls in flight", caller.id);
+            CallError::new(code::RESOURCE_EXHAUSTED, text)
+        })
     }
 }
 
@@ -198,7 +219,7 @@ impl Drop for ConnectionGateway {
 /// The events of one request.
 enum Events {
     Waiting { request: GatewayRequest, at: Duration, place: Place },
-    Running { running: Running, _place: Place },
+    Running { running: Running, _place: Place, _of_identity: Option<IdentityPlace> },
     Refused(CallError),
     Ended,
 }
@@ -210,7 +231,9 @@ impl Stream for Events {
         if !matches!(*self, Self::Running { .. }) {
             *self = match std::mem::replace(&mut *self, Self::Ended) {
                 Self::Waiting { request, at, place } => match place.peer.start(request, at) {
-                    Ok(running) => Self::Running { running, _place: place },
+                    Ok((running, _of_identity)) => {
+                        Self::Running { running, _place: place, _of_identity }
+                    }
                     Err(error) => return Poll::Ready(Some(GatewayEvent::Error(error))),
                 },
                 Self::Refused(error) => return Poll::Ready(Some(GatewayEvent::Error(error))),

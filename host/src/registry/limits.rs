@@ -1,7 +1,10 @@
 //! Limits on calls: how long, how many, how often.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use alknet_plugin_api::Identity;
 
 use parking_lot::Mutex;
 
@@ -21,8 +24,14 @@ pub struct Limits {
     pub live_descendants: usize,
     /// Whether the output of local operations is checked against its schema.
     pub validate_local_output: bool,
+    /// Calls in flight of one authenticated identity, over all its connections;
+    /// `None` without limit.
+    pub in_flight_of_identity: Option<usize>,
     /// Calls for each authenticated identity; `None` without limit.
     pub rate: Option<RateLimit>,
+    /// Calls for each end user that a forwarding identity names, besides its own
+    /// rate; `None` without limit.
+    pub origin_rate: Option<RateLimit>,
 }
 
 impl Default for Limits {
@@ -34,7 +43,9 @@ impl Default for Limits {
             in_flight: 256,
             live_descendants: 1024,
             validate_local_output: false,
+            in_flight_of_identity: None,
             rate: None,
+            origin_rate: None,
         }
     }
 }
@@ -109,6 +120,48 @@ impl RateBuckets {
     }
 }
 
+/// The calls in flight of each identity that has any.
+#[derive(Debug, Default)]
+pub(crate) struct IdentityCalls {
+    counts: Mutex<HashMap<String, usize>>,
+}
+
+/// One call's place among those of its identity, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct IdentityPlace {
+    calls: Arc<IdentityCalls>,
+    identity: Arc<Identity>,
+}
+
+impl IdentityCalls {
+    /// Takes a place; `None` where `limit` are taken.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        identity: &Arc<Identity>,
+        limit: usize,
+    ) -> Option<IdentityPlace> {
+        let mut counts = self.counts.lock();
+        match counts.get_mut(&identity.id) {
+            Some(count) if *count >= limit => return None,
+            Some(count) => *count += 1,
+            None => drop(counts.insert(identity.id.clone(), 1)),
+        }
+        Some(IdentityPlace { calls: self.clone(), identity: identity.clone() })
+    }
+}
+
+impl Drop for IdentityPlace {
+    fn drop(&mut self) {
+        let mut counts = self.calls.counts.lock();
+        if let Some(count) = counts.get_mut(&self.identity.id) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.identity.id);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +178,18 @@ mod tests {
         assert_eq!(buckets.take("emil", limit, now), Ok(()), "buckets are apart");
         assert_eq!(buckets.take("dora", limit, now + Duration::from_millis(500)), Ok(()));
         assert!(buckets.take("dora", limit, now + Duration::from_millis(500)).is_err());
+    }
+
+    #[test]
+    fn places_of_an_identity_come_back() {
+        let calls = Arc::<IdentityCalls>::default();
+        let dora = Arc::new(Identity { id: "dora".into(), ..Identity::default() });
+        let emil = Arc::new(Identity { id: "emil".into(), ..Identity::default() });
+        let places: Vec<_> = (0..3).map(|_| calls.enter(&dora, 3).unwrap()).collect();
+        assert!(calls.enter(&dora, 3).is_none());
+        assert!(calls.enter(&emil, 3).is_some(), "identities are apart");
+        drop(places);
+        assert!(calls.counts.lock().is_empty());
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod clock;
 mod discovery;
 mod dispatch;
 mod env;
+mod explain;
 mod gateway;
 mod limits;
 mod overlay;
@@ -42,6 +43,7 @@ mod relay;
 mod running;
 mod schema;
 mod spec;
+mod sync;
 
 #[cfg(test)]
 mod tests;
@@ -49,10 +51,12 @@ mod tests;
 pub use audit::Finding;
 pub use builder::{RegistryBuilder, RegistryError};
 pub use clock::{Clock, Spawner, TokioClock, TokioSpawner};
+pub(crate) use dispatch::bare_name;
+pub use explain::{Explanation, Verdict};
 pub use gateway::CallerScope;
 pub use limits::{Limits, RateLimit};
 pub use overlay::{Overlay, SessionOverlaySource};
-pub use ownership::{MemoryOwnership, OwnershipProvider, OwnershipStore};
+pub use ownership::{MemoryOwnership, Owners, OwnershipError, OwnershipProvider, OwnershipStore};
 pub use peers::PeerSource;
 pub use record::{AccessDecided, CallEnded, CallRefused, CallStarted, Recorder};
 pub use schema::Violation;
@@ -71,7 +75,8 @@ pub struct Registry {
     spawner: Arc<dyn Spawner>,
     limits: ArcSwap<Limits>,
     rates: limits::RateBuckets,
-    ownership: Option<Arc<dyn OwnershipProvider>>,
+    identity_calls: Arc<limits::IdentityCalls>,
+    ownership: Option<Arc<dyn OwnershipStore>>,
     recorder: Option<Arc<dyn Recorder>>,
     peers: Option<Arc<dyn PeerSource>>,
     sessions: Option<Arc<dyn SessionOverlaySource>>,
@@ -85,6 +90,8 @@ pub struct Registry {
 pub(crate) struct Grant {
     authority: Option<Arc<Identity>>,
     scoped_env: ScopedPeerEnv,
+    /// As [`HandlerRegistration::limited`].
+    limited: bool,
 }
 
 impl Registry {
@@ -96,20 +103,6 @@ impl Registry {
     /// A core or imported operation, whatever its visibility.
     pub fn operation(&self, name: &str) -> Option<Arc<Entry>> {
         self.core.get(name).cloned().or_else(|| self.imports.get(name))
-    }
-
-    /// Why `subject` may, or may not, call `entry` about `resource`: the same
-    /// decision that a call would meet.
-    ///
-    /// # Errors
-    /// The rule that refuses.
-    pub fn explain(
-        &self,
-        entry: &Entry,
-        subject: Option<&Identity>,
-        resource: access::Resource<'_>,
-    ) -> Result<access::Allowed, access::Denied> {
-        self.decide(entry, subject, resource)
     }
 
     /// The limits in force.

@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use alknet_plugin_api::AbortPolicy;
 use tokio::sync::mpsc;
@@ -34,15 +34,19 @@ pub(crate) struct Relay {
 }
 
 impl Composed {
-    /// Takes a call at this depth, where roots are at 0.
+    /// Takes a call at this depth, where roots are at 0. One confined instance is
+    /// never polled within another: their machine forbids it.
     pub(crate) fn new(running: Running, depth: u32) -> Self {
-        if !depth.is_multiple_of(LEVELS) {
+        let within = running.call().is_confined_within_another();
+        if !depth.is_multiple_of(LEVELS) && !within {
             return Self::Here(running);
         }
         let (sender, events) = mpsc::channel(1);
         let call = running.call();
         let node = call.node.clone();
-        // An abort must find the call in its own task from the beginning.
+        // An abort must find the call in its own task from the beginning, before
+        // that has had its first turn.
+        node.watch(Waker::noop());
         let spawner = call.registry.spawner.clone();
         spawner.spawn(Box::pin(forward(running, sender)));
         Self::Elsewhere(Relay { events, node })

@@ -89,10 +89,14 @@ impl Running {
         }
         let span = self.span.clone();
         let _entered = span.enter();
+        let first = matches!(self.work, Work::Start(_));
+        if first && self.call.node.state() == State::Survivor {
+            // It was aborted before its first turn: only what has started survives.
+            self.call.node.close(End::Abort(AbortPolicy::AbortDependents));
+        }
         if let Some(error) = self.stopped(self.call.node.state()) {
             return Poll::Ready(Some(Event::Failed(error)));
         }
-        let first = matches!(self.work, Work::Start(_));
         // A subscription that always has an item would never look at its timer.
         if (!first || self.is_past_deadline()) && self.deadline_passed(cx) {
             return Poll::Ready(Some(self.time_out()));

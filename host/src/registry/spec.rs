@@ -170,6 +170,11 @@ pub struct HandlerRegistration {
     pub scoped_env: ScopedPeerEnv,
     /// The secrets lent to this operation.
     pub capabilities: BTreeMap<String, Capability>,
+    /// The types of resources whose owners this operation may record.
+    pub owns: BTreeSet<String>,
+    /// Whether the plugin answers so many calls at a time and lets others wait. A
+    /// call that such a call composes is told, so that it does not wait in turn.
+    pub limited: bool,
 }
 
 impl HandlerRegistration {
@@ -184,6 +189,8 @@ impl HandlerRegistration {
             authority: None,
             scoped_env: ScopedPeerEnv::default(),
             capabilities: BTreeMap::new(),
+            owns: BTreeSet::new(),
+            limited: false,
         }
     }
 }
@@ -197,6 +204,8 @@ pub struct Entry {
     pub(super) authority: Option<Arc<Identity>>,
     pub(super) scoped_env: ScopedPeerEnv,
     pub(super) capabilities: BTreeMap<String, Capability>,
+    pub(super) owns: BTreeSet<String>,
+    pub(super) limited: bool,
     pub(super) input: Check,
     pub(super) output: Check,
     pub(super) errors: HashMap<String, Check>,
@@ -271,6 +280,8 @@ impl Entry {
             authority: registration.authority.map(|authority| Arc::new(authority.identity())),
             scoped_env: registration.scoped_env,
             capabilities: registration.capabilities,
+            owns: registration.owns,
+            limited: registration.limited,
             spec,
             code,
             plugin,

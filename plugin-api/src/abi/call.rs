@@ -20,6 +20,7 @@ use crate::error::CallError;
 use crate::host::Capability;
 use crate::json::Json;
 use crate::operation::{CallFuture, CallStream};
+use crate::ownership::OwnershipRequest;
 
 type Out<T> = *mut T;
 
@@ -74,6 +75,13 @@ pub struct ContextTable {
         out: *mut Handle<CapabilityRef>,
         fault: *mut Fault,
     ) -> u32,
+    /// The request and the answer are JSON; absent in hosts that keep no owners.
+    pub ownership: unsafe extern "C" fn(
+        data: *mut (),
+        request: Slice,
+        out: *mut RawTask<Blob>,
+        fault: *mut Fault,
+    ) -> u32,
 }
 
 impl Table for ContextRef {
@@ -92,6 +100,7 @@ static CONTEXT: WithMetadata<ContextTable> = WithMetadata::new(ContextTable {
     cancelled,
     env,
     capability,
+    ownership,
 });
 
 pub(crate) fn export_context(context: Arc<dyn ContextBackend>) -> Handle<ContextRef> {
@@ -148,6 +157,21 @@ unsafe extern "C" fn capability(
     }
 }
 
+unsafe extern "C" fn ownership(
+    data: *mut (),
+    request: Slice,
+    out: Out<RawTask<Blob>>,
+    fault: Out<Fault>,
+) -> u32 {
+    // SAFETY: as for the functions of `EnvTable`.
+    unsafe {
+        answer(out, fault, || {
+            let answer = object::<ExportedContext>(data).ownership(request.json()?);
+            Ok(Some(export_call(answer)))
+        })
+    }
+}
+
 struct ImportedContext(Handle<ContextRef>);
 
 pub(crate) fn import_context(handle: Handle<ContextRef>) -> Arc<dyn ContextBackend> {
@@ -193,5 +217,17 @@ impl ContextBackend for ImportedContext {
             self.0.table.capability()(self.0.data, Slice::new(name.as_bytes()), out, fault)
         });
         capability.ok().flatten().map(import_capability)
+    }
+
+    fn ownership(&self, request: OwnershipRequest) -> CallFuture {
+        let Some(ask) = self.0.table.ownership() else {
+            let text = "this host is older than the keeping of owners; update it";
+            return Box::pin(std::future::ready(Err(CallError::internal(text))));
+        };
+        let request = serde_json::to_vec(&request).unwrap_or_default();
+        // SAFETY: see above.
+        import_call(demand(|out, fault| unsafe {
+            ask(self.0.data, Slice::new(&request), out, fault)
+        }))
     }
 }

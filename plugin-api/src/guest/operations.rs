@@ -16,6 +16,7 @@ use crate::error::CallError;
 use crate::host::{Capability, CapabilityBackend, CapabilityKind};
 use crate::json::Json;
 use crate::operation::{CallFuture, CallStream};
+use crate::ownership::OwnershipRequest;
 
 /// The call being answered.
 pub(super) struct GuestContext(Local<Rc<wit::Context>>);
@@ -56,6 +57,15 @@ impl ContextBackend for GuestContext {
 
     fn capability(&self, name: &str) -> Option<Capability> {
         self.0.capability(name).map(capability)
+    }
+
+    fn ownership(&self, request: OwnershipRequest) -> CallFuture {
+        let context = self.resource();
+        boxed(async move {
+            let request = serde_json::to_string(&request)
+                .map_err(|error| CallError::internal(error.to_string()))?;
+            Ok(Json::from_checked(context.ownership(request).await?))
+        })
     }
 }
 

@@ -25,6 +25,7 @@ use crate::host::{Capability, Gateway, GatewayCall, GatewayEvent, GatewayRequest
 use crate::identity::Identity;
 use crate::json::Json;
 use crate::operation::{CallFuture, CallStream, OperationSpec};
+use crate::ownership::OwnershipRequest;
 use crate::plugin::OperationCode;
 
 /// A call to be made, with everything that a node would say about it.
@@ -171,6 +172,11 @@ impl ContextBackend for CallSide {
 
     fn capability(&self, name: &str) -> Option<Capability> {
         self.host.inner.find_capability(name)
+    }
+
+    fn ownership(&self, request: OwnershipRequest) -> CallFuture {
+        let answer = self.host.inner.ownership(self.info.identity.as_ref(), request);
+        Box::pin(future::ready(answer))
     }
 }
 

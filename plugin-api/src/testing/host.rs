@@ -25,8 +25,10 @@ use crate::host::{
     TaskHandle,
 };
 use crate::identity::Identity;
+use crate::json::Json;
 use crate::manifest::Manifest;
 use crate::operation::{ItemSink, OperationSpec};
+use crate::ownership::OwnershipRequest;
 use crate::plugin::{OperationCode, Registrar};
 
 /// A host whose answers the test decides and whose records it reads. Clones are
@@ -77,6 +79,8 @@ struct Settings {
     operations: BTreeMap<String, OperationCode>,
     peer_operations: BTreeMap<String, BTreeMap<String, OperationCode>>,
     gateway: bool,
+    /// The owner of each resource, by type and id.
+    owners: BTreeMap<(String, String), String>,
 }
 
 /// What a plugin has recorded under one name and set of labels.
@@ -236,6 +240,11 @@ impl TestHost {
         TestContext::new(self, operation)
     }
 
+    /// Who owns a resource, by what the plugin has recorded.
+    pub fn owner(&self, resource_type: &str, id: &str) -> Option<String> {
+        self.inner.settings().owners.get(&(resource_type.to_owned(), id.to_owned())).cloned()
+    }
+
     /// Begins the node's drain: [`Host::shutdown`] resolves.
     pub fn begin_shutdown(&self) {
         self.inner.shutdown.send_replace(true);
@@ -290,6 +299,36 @@ impl Inner {
 
     pub(super) fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity> {
         self.settings().fingerprints.get(fingerprint).cloned()
+    }
+
+    pub(super) fn ownership(
+        &self,
+        identity: Option<&Identity>,
+        request: OwnershipRequest,
+    ) -> Result<Json, CallError> {
+        let owners = &mut self.settings().owners;
+        let owned_by = |owner: &String| identity.is_some_and(|identity| identity.id == *owner);
+        Ok(match request {
+            OwnershipRequest::Record { resource_type, id } => {
+                let owner = identity.ok_or_else(|| CallError::forbidden("nobody to own it"))?;
+                let slot = owners.entry((resource_type, id));
+                let free = matches!(slot, std::collections::btree_map::Entry::Vacant(_));
+                slot.or_insert_with(|| owner.id.clone());
+                serde_json::Value::from(free)
+            }
+            OwnershipRequest::Revoke { resource_type, id } => {
+                owners.remove(&(resource_type, id)).is_some().into()
+            }
+            OwnershipRequest::Owns { resource_type, id } => {
+                owners.get(&(resource_type, id)).is_some_and(owned_by).into()
+            }
+            OwnershipRequest::Owned { resource_type } => {
+                let all = owners.iter().filter(|((kind, _), _)| *kind == resource_type);
+                let own = all.filter(|(_, owner)| owned_by(owner));
+                own.map(|((_, id), _)| id.clone()).collect()
+            }
+        }
+        .into())
     }
 
     pub(super) fn find_capability(&self, name: &str) -> Option<Capability> {

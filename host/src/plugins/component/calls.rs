@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use alknet_plugin_api::{
-    CallError, CallFuture, CallStream, Json, Operation, OperationContext, Subscription,
+    CallError, CallFuture, CallStream, Json, Operation, OperationContext, Subscription, code,
 };
 use futures_util::Stream;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::bindings::alknet::plugin::types;
 use super::error::Trap;
@@ -22,10 +22,16 @@ use super::instance::Instance;
 use super::linger::{Entered, Lingering};
 use super::open::Component;
 
+/// How many instances for nested calls there may be to one for others.
+const NESTED: usize = 8;
+
 /// The instances of one plugin that answer calls.
 pub(super) struct Calls {
     plugin: Arc<Component>,
     places: Semaphore,
+    /// For calls that an instance's own call composes: the one waits for the
+    /// other, so the other must not wait for a place.
+    nested: Semaphore,
     idle: Mutex<Vec<Instance>>,
 }
 
@@ -33,13 +39,37 @@ impl Calls {
     /// A pool with one instance that has been built.
     pub(super) fn new(plugin: Arc<Component>, first: Instance) -> Self {
         let places = plugin.program.limits.call_instances.max(1) as usize;
-        let places = Semaphore::new(places.min(Semaphore::MAX_PERMITS));
-        Self { plugin, places, idle: Mutex::new(vec![first]) }
+        let nested = places.saturating_mul(NESTED).min(Semaphore::MAX_PERMITS);
+        Self {
+            plugin,
+            places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
+            nested: Semaphore::new(nested),
+            idle: Mutex::new(vec![first]),
+        }
     }
 
-    /// Takes an instance for one call, waiting for a place.
-    async fn take(&self) -> Result<(tokio::sync::SemaphorePermit<'_>, Instance), CallError> {
-        let place = self.places.acquire().await.map_err(|_| CallError::aborted("shutting down"))?;
+    /// A place for one call. A call waits for it, unless calls that wait for this
+    /// one may hold the places: then it is refused when there is none.
+    async fn place(&self, nested: bool) -> Result<SemaphorePermit<'_>, CallError> {
+        if !nested {
+            let place = self.places.acquire().await;
+            return place.map_err(|_| CallError::aborted("shutting down"));
+        }
+        self.places.try_acquire().or_else(|_| self.nested.try_acquire()).map_err(|_| {
+            CallError::new(
+                code::RESOURCE_EXHAUSTED,
+                "too many instances of the plugin wait for one another",
+            )
+            .retryable(true)
+        })
+    }
+
+    /// Takes an instance for one call.
+    async fn take(
+        &self,
+        context: &OperationContext,
+    ) -> Result<(SemaphorePermit<'_>, Instance), CallError> {
+        let place = self.place(context.is_nested()).await?;
         let idle = self.idle.lock().pop();
         let instance = match idle {
             Some(instance) => instance,
@@ -52,7 +82,11 @@ impl Calls {
     }
 
     fn put_back(&self, instance: Instance) {
-        self.idle.lock().push(instance);
+        let mut idle = self.idle.lock();
+        // What nested calls needed beyond is not kept.
+        if idle.len() < self.plugin.program.limits.call_instances.max(1) as usize {
+            idle.push(instance);
+        }
     }
 
     async fn call(
@@ -62,7 +96,7 @@ impl Calls {
         input: Json,
         entered: Entered,
     ) -> Result<Json, CallError> {
-        let (_place, mut instance) = self.take().await?;
+        let (_place, mut instance) = self.take(&context).await?;
         let context = push(&mut instance, context)?;
         let operation = operation.to_owned();
         entered.set();
@@ -89,7 +123,7 @@ impl Calls {
         slot: Arc<SinkSlot>,
         entered: Entered,
     ) -> Result<(), CallError> {
-        let (_place, mut instance) = self.take().await?;
+        let (_place, mut instance) = self.take(&context).await?;
         let context = push(&mut instance, context)?;
         let sink = push(&mut instance, Sink(slot))?;
         entered.set();

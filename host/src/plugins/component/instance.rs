@@ -88,8 +88,26 @@ pub(super) struct Instance {
     plugin: Plugin,
     cpu: Arc<Cpu>,
     stderr: Stderr,
+    _counted: Counted,
     /// Its place among the plugin's instances.
     _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Keeps count of the instances that there are.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new() -> Self {
+        let gauge = metrics::gauge!("alknet_component_instances");
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 impl Program {
@@ -121,7 +139,7 @@ impl Program {
             .meter(self.pre.instantiate_async(&mut store))
             .await
             .map_err(|error| self.explain(&error, &stderr))?;
-        Ok(Instance { store, plugin, cpu, stderr, _place: place })
+        Ok(Instance { store, plugin, cpu, stderr, _counted: Counted::new(), _place: place })
     }
 
     fn explain(&self, error: &wasmtime::Error, stderr: &Stderr) -> Trap {

@@ -1,3 +1,4 @@
+use futures_util::FutureExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alknet_plugin_api::{Capability, CapabilityKind, ErrorDefinition};
@@ -150,7 +151,7 @@ async fn at_most_one_leading_slash_is_stripped() {
 #[tokio::test]
 async fn c26_a_missing_resource_id_is_invalid_input() {
     let store = Arc::new(MemoryOwnership::default());
-    store.record("dora", "note", "n1");
+    store.record("dora", "note", "n1").now_or_never().unwrap().unwrap();
     let access = AccessControl { resource_type: Some("note".into()), ..Default::default() };
     let spec = OperationSpec::query("a/note").access(access).resource_id_path("/ref/id");
     let mut builder = builder();

@@ -145,14 +145,16 @@ async fn findings_name_what_can_never_work() {
     assert_eq!(
         findings,
         [
-            Finding::Unknown { from: from.clone(), target: "a/gone".into() },
+            Finding::Unknown { from: from.clone(), plugin: "echo".into(), target: "a/gone".into() },
             Finding::NeverAllowed {
                 from,
+                plugin: "echo".into(),
                 target: "a/needs-y".into(),
                 reason: access::Denied::MissingScope("y".into()),
             },
             Finding::NeverAllowed {
                 from: "plugin `notes`".into(),
+                plugin: "notes".into(),
                 target: "a/needs-x".into(),
                 reason: access::Denied::AuthenticationRequired,
             },

@@ -18,10 +18,12 @@ use super::*;
 use crate::auth::IdentityProvider;
 
 mod abort;
+mod cancel;
 mod compose;
 mod discovery;
 mod dispatch;
 mod freeze;
+mod interleave;
 mod model;
 
 /// Knows `key:<id>` and the token `token-<id>` of whoever is in the map.

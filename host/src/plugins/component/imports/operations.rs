@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use alknet_plugin_api::{CallStream, Capability, Json, OperationContext, OperationEnv, PeerRef};
+use alknet_plugin_api::{
+    CallError, CallStream, Capability, Json, OperationContext, OperationEnv, PeerRef,
+};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use wasmtime::Result;
@@ -236,6 +238,20 @@ impl wit::HostContextWithStore<State> for Imports {
             .with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&context)?.clone()))?;
         context.cancelled().await;
         Ok(())
+    }
+
+    async fn ownership(
+        host: &Accessor<State, Self>,
+        context: Resource<OperationContext>,
+        request: String,
+    ) -> Answer {
+        let context = host
+            .with(|mut host| Ok::<_, wasmtime::Error>(host.get().table.get(&context)?.clone()))?;
+        let answer = match serde_json::from_str(&request) {
+            Ok(request) => context.ownership().request(request).await,
+            Err(error) => Err(CallError::invalid_input(error.to_string())),
+        };
+        Ok(answer.map(|output| output.into_bytes().into()).map_err(call_error))
     }
 }
 
