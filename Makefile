@@ -6,7 +6,7 @@ NODE       ?= .node
 PLUGINS    := alknet-plugin-call alknet-plugin-echo alknet-plugin-files
 DEV_PLUGINS = $(foreach name,call echo files,$(TARGET_DIR)/debug/libalknet_plugin_$(name).so) \
               $(TARGET_DIR)/wasm32-wasip2/debug/alknet_plugin_clock.wasm
-COMPONENTS := alknet-plugin-clock alknet-plugin-echo alknet-plugin-conformance
+COMPONENTS := alknet-plugin-clock alknet-plugin-echo alknet-plugin-conformance alknet-fixture-tree
 
 .PHONY: help setup run build components test check fmt lint docs deny features bench fuzz clean
 
@@ -54,7 +54,7 @@ features: setup ## Check the feature combinations that users build
 	$(CARGO) check -p alknet-plugin-api --target wasm32-wasip2
 
 bench: setup ## Compare with gRPC and raw QUIC in one run, and print the ratios
-	$(CARGO) build --release -p alknet -p alknet-bench $(PLUGINS:%=-p %)
+	$(CARGO) build --release -p alknet -p alknet-bench -p alknet-fixture-tree $(PLUGINS:%=-p %)
 	$(CARGO) build --release --target wasm32-wasip2 $(COMPONENTS:%=-p %)
 	$(TARGET_DIR)/release/alknet-bench
 

@@ -25,6 +25,17 @@ pub fn component(package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{package} makes no component"))
 }
 
+/// Builds a library of the workspace for components, with the features that it has
+/// there, and returns it as other crates link it.
+///
+/// # Panics
+/// If it does not build.
+pub fn linked_by_components(package: &str) -> PathBuf {
+    let messages = build(&["--lib", "--package", package, "--target", "wasm32-wasip2"]);
+    file_of(&messages, &package.replace('-', "_"), "rlib")
+        .unwrap_or_else(|| panic!("{package} makes no library"))
+}
+
 /// Builds the libraries and programs of the workspace, and returns what cargo
 /// says of them.
 ///

@@ -51,6 +51,10 @@ pub struct Built {
     pub clock: PathBuf,
     /// Whatever a plugin can do, well or badly.
     pub conformance: PathBuf,
+    /// Call trees, by a shared library.
+    pub native_tree: PathBuf,
+    /// Call trees, by a component.
+    pub confined_tree: PathBuf,
 }
 
 /// Builds the binary and the plugins, once in a run of all tests.
@@ -98,6 +102,8 @@ fn build() -> Built {
         files: library("alknet-plugin-files"),
         clock: artifact::component("alknet-plugin-clock"),
         conformance: library("alknet-plugin-conformance"),
+        native_tree: library("alknet-fixture-tree"),
+        confined_tree: artifact::component("alknet-fixture-tree"),
     }
 }
 

@@ -8,6 +8,7 @@
 mod boundary;
 mod call;
 mod certificate;
+mod dispatch;
 mod grpc;
 mod load;
 mod raw;
@@ -40,6 +41,8 @@ enum Role {
     },
     /// Measures what lies between host and plugin.
     Boundary,
+    /// Measures the node's own part of a call, and composition.
+    Dispatch,
     /// Sends bytes through the node's echo handler and prints MiB/s.
     Bulk { node: std::path::PathBuf },
     /// Holds idle connections open until standard input ends.
@@ -75,6 +78,7 @@ fn main() -> Result<()> {
             }
         }),
         Some(Role::Boundary) => boundary::run(options.rounds),
+        Some(Role::Dispatch) => dispatch::run(options.rounds),
         Some(Role::Bulk { node }) => {
             let rate = Shape::Current.runtime()?.block_on(call::bulk(&node))?;
             println!("{rate:.0}");

@@ -146,6 +146,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     }
     shapes(rounds)?;
     crate::boundary::run(rounds)?;
+    crate::dispatch::run(rounds)?;
     bulk(rounds)?;
     footprint()
 }
