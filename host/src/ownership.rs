@@ -1,4 +1,4 @@
-//! The node's owners, kept in one file of its folder.
+//! The node's owners, kept in one file of its folder `state`.
 //!
 //! The file has a line of JSON for each change, oldest first. A change is written
 //! and synced before it is answered, so that what a plugin has been told survives
@@ -7,9 +7,9 @@
 //! file, synced, renamed.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::registry::{Owners, OwnershipError, OwnershipProvider, OwnershipStore};
 
-/// The file's name in the node's folder.
+/// The file's name in the node's folder `state`.
 pub const FILE_NAME: &str = "ownership.jsonl";
 
 /// Lines of history that are not worth a rewrite.
@@ -178,6 +178,7 @@ impl Writing {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
+                private_folder(path)?;
                 let mut options = OpenOptions::new();
                 let file =
                     options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -212,6 +213,15 @@ impl Writing {
         sync_folder(path)?;
         *self = Self { file: Some(file), length: text.len() as u64, lines: owners.len() };
         Ok(())
+    }
+}
+
+/// Makes the folder of `path`, for its owner alone, where there is none.
+fn private_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder.map(|folder| DirBuilder::new().mode(0o700).create(folder)) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

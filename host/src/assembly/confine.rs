@@ -19,7 +19,10 @@ use landlock::{
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-use crate::config::{NodeConfig, Place, Problems, Unlock, VaultConfig};
+use crate::config::{
+    NodeConfig, Place, Problems, Unlock, VaultConfig, component_cache, state_folder,
+};
+use crate::observe::audit::AuditLog;
 use crate::observe::status::Confinement;
 
 /// What the daemon asks the system itself about, as far as it is there.
@@ -99,8 +102,9 @@ impl Allowed {
     /// What is missing of the node's own things has its own problem later on.
     fn of(config: &NodeConfig) -> Result<Self, Problems> {
         let folder = config.file.parent().unwrap_or(Path::new("."));
-        let cache = config.file.with_file_name("component-cache");
+        let (cache, state) = (component_cache(&config.file), state_folder(&config.file));
         make_private(&cache);
+        make_private(&state);
         let mut own: Vec<PathBuf> = SYSTEM.map(PathBuf::from).into();
         own.push(folder.to_owned());
         own.push(config.identity_key.clone());
@@ -123,7 +127,9 @@ impl Allowed {
             (listed("read", &config.sandbox.read), listed("write", &config.sandbox.write));
         problems.into_result(())?;
         read.extend(own.iter().filter_map(|path| PathFd::new(path).ok()));
-        write.extend(PathFd::new(cache).ok());
+        write.extend([cache, state].iter().filter_map(|folder| PathFd::new(folder).ok()));
+        write
+            .extend(config.observe.audit.as_ref().and_then(|audit| audit_log(config, &audit.file)));
         if config.vault.as_ref().is_some_and(|vault| vault.unlock == Unlock::Prompt) {
             // The question is written there, too.
             write.extend(PathFd::new("/dev/tty").ok());
@@ -181,6 +187,19 @@ fn is_directory(path: &PathFd) -> bool {
     rustix::fs::fstat(path).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     })
+}
+
+/// The folder of the audit log, where a rotated file is followed by a new one. Of
+/// the node's own folder it is the file alone: the configuration is not written.
+fn audit_log(config: &NodeConfig, file: &Path) -> Option<PathFd> {
+    let folder = file.parent()?;
+    if Some(folder) != config.file.parent() {
+        make_private(folder);
+        return PathFd::new(folder).ok();
+    }
+    // What keeps it from being opened is told by whoever opens it to write.
+    drop(AuditLog::create(file));
+    PathFd::new(file).ok()
 }
 
 /// The folder of the cache, which cannot be made later on. One that is there is

@@ -61,7 +61,7 @@ impl Loader {
         };
         #[cfg(feature = "components")]
         let components =
-            Components { engine: None, cache_dir: config.file.with_file_name("component-cache") };
+            Components { engine: None, cache_dir: crate::config::component_cache(&config.file) };
         problems.into_result(Self {
             policy,
             shared,

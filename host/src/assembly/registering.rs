@@ -11,6 +11,7 @@ use crate::auth::{IdentityProvider, PolicyStore};
 use crate::capabilities::Bundle;
 use crate::config::{
     AccessLimits, CallRate, NodeConfig, NodeLimits, Place, PluginStanza, Problem, Problems,
+    state_folder,
 };
 use crate::observe::calls::{AuditSource, CallRecorder, Strikes};
 use crate::ownership::{self, FileOwnership};
@@ -103,7 +104,7 @@ fn rate(calls: CallRate) -> RateLimit {
 /// The owners of the resources that plugins keep; of no type where none keeps any.
 fn ownership(config: &NodeConfig, runtime: &Handle) -> Result<FileOwnership, Problems> {
     let types = config.plugins.iter().flat_map(|stanza| stanza.owns.iter().cloned()).collect();
-    let path = config.file.with_file_name(ownership::FILE_NAME);
+    let path = state_folder(&config.file).join(ownership::FILE_NAME);
     FileOwnership::open(&path, types, runtime.clone()).map_err(|error| {
         let remedy = "restore the file from a backup, or correct it: decisions depend on it";
         Problems::from(Place::file_only(&path).problem(error.to_string(), remedy))

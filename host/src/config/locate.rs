@@ -10,6 +10,17 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+/// Where the node of the file `node.toml` keeps what it writes by itself, such as
+/// who owns what. No configuration is in it.
+pub fn state_folder(node_config: &Path) -> PathBuf {
+    node_config.with_file_name("state")
+}
+
+/// Where that node keeps components that are compiled already.
+pub fn component_cache(node_config: &Path) -> PathBuf {
+    node_config.with_file_name("component-cache")
+}
+
 /// A node's folder and the names of the files in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeDirectory(PathBuf);
@@ -45,12 +56,17 @@ impl NodeDirectory {
         &self.0
     }
 
-    /// Makes the folder, for its owner alone, unless it is there.
+    /// Makes the folder and those in it that a node writes to, for their owner
+    /// alone, unless they are there.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// One of them cannot be made.
     pub fn create(&self) -> std::io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+        let make = |folder| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let file = self.node_config();
+        make(self.0.clone())?;
+        make(state_folder(&file))?;
+        make(component_cache(&file))
     }
 
     /// `node.toml`.
@@ -61,11 +77,6 @@ impl NodeDirectory {
     /// `access.toml`.
     pub fn access_config(&self) -> PathBuf {
         self.0.join("access.toml")
-    }
-
-    /// `ownership.jsonl`, who owns which resource.
-    pub fn ownership(&self) -> PathBuf {
-        self.0.join(crate::ownership::FILE_NAME)
     }
 
     /// `known-nodes`.

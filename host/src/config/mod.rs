@@ -52,7 +52,7 @@ pub use identity::{Acme, AcmeChallenge, CertificateSource};
 pub use import::{Document, ImportSource, ImportStanza};
 pub use init::{NewNode, existing, init};
 pub use known_nodes::{AddressError, Carrier, KeyAddress, KnownNodes, NodeAddress, Pin, Reach};
-pub use locate::{Environment, LocateError, NodeDirectory, locate};
+pub use locate::{Environment, LocateError, NodeDirectory, component_cache, locate, state_folder};
 pub use node::{Audit, LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
 pub use plugin::{
     Authority, CapabilityGrant, CapabilitySource, Isolation, PluginLimits, PluginStanza,

@@ -14,6 +14,7 @@ use super::document::{Node, Read, Table, read_document};
 use super::identity::{AcmeChallenge, CertificateSource, certificate};
 use super::import::{ImportStanza, imports};
 use super::known_nodes::relay_url;
+use super::locate::state_folder;
 use super::plugin::PluginStanza;
 use super::problem::{Place, Problem, Problems};
 use super::sandbox::{Sandbox, sandbox};
@@ -135,8 +136,8 @@ pub struct Observe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Audit {
-    /// The file, to which lines of JSON are appended. Default `audit.jsonl` in the
-    /// node's folder.
+    /// The file, to which lines of JSON are appended. Default `state/audit.jsonl` in
+    /// the node's folder.
     pub file: PathBuf,
     /// Which decisions. Default all.
     pub what: AuditWhat,
@@ -627,7 +628,7 @@ impl Read for Observe {
 impl Read for Audit {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.table(|table| Self {
-            file: table.or("file", table.place().file().with_file_name("audit.jsonl")),
+            file: table.or("file", state_folder(table.place().file()).join("audit.jsonl")),
             what: table
                 .node("what")
                 .and_then(|node| {

@@ -8,9 +8,9 @@
 //!
 //! A line holds names, rules and times; never an input, an output or a token.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -107,6 +107,14 @@ impl AuditLog {
         Ok(Self(Arc::new(Inner { what, queue, reopen, lost })))
     }
 
+    /// Creates the file for its owner alone, where there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn create(path: &Path) -> io::Result<()> {
+        open(path).map(drop)
+    }
+
     /// Opens the file anew, for lines from here on.
     pub fn reopen(&self) {
         self.0.reopen.store(true, Ordering::Release);
@@ -170,6 +178,9 @@ impl AuditLog {
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        let _there_or_not = DirBuilder::new().mode(0o700).create(folder);
+    }
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 

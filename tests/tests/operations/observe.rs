@@ -49,27 +49,27 @@ async fn decisions_are_written_down_without_payloads_and_secrets() {
     ask_as(&client, "alk_not-a-token-of-anybody", "/native/context", payload()).await.unwrap_err();
 
     let on = |operation: &'static str| move |line: &Value| line["operation"] == operation;
-    let root = written(&node, "audit.jsonl", on("native/compose")).await;
+    let root = written(&node, "state/audit.jsonl", on("native/compose")).await;
     assert_eq!((&root["event"], &root["allowed"]), (&json!("access"), &json!(true)));
     assert_eq!((&root["subject"], &root["internal"]), (&json!("alk_read"), &json!(false)));
     assert_eq!(root["forwarded_for"], json!(["emil"]));
     assert!(root["time"].as_str().unwrap().ends_with('Z'));
-    let child = written(&node, "audit.jsonl", on("confined/context")).await;
+    let child = written(&node, "state/audit.jsonl", on("confined/context")).await;
     assert_eq!((&child["subject"], &child["origin"]), (&json!("native-tree"), &json!("alk_read")));
     assert_eq!(child["internal"], true);
-    let refused = written(&node, "audit.jsonl", on("native/inner")).await;
+    let refused = written(&node, "state/audit.jsonl", on("native/inner")).await;
     assert_eq!(refused["allowed"], false);
     assert_eq!(refused["rule"], "missing required scope: inner");
-    let nowhere = written(&node, "audit.jsonl", on("native/nowhere")).await;
+    let nowhere = written(&node, "state/audit.jsonl", on("native/nowhere")).await;
     assert_eq!(nowhere["event"], "not_found");
-    written(&node, "audit.jsonl", |line| line["event"] == "invalid_token").await;
+    written(&node, "state/audit.jsonl", |line| line["event"] == "invalid_token").await;
 
     // Rotated as logrotate does.
-    std::fs::rename(node.file("audit.jsonl"), node.file("audit.old")).unwrap();
+    std::fs::rename(node.file("state/audit.jsonl"), node.file("state/audit.old")).unwrap();
     node.process().signal("HUP").await;
     node.logged("the audit log is opened anew").await;
     client.ask("/native/context", json!(null)).await.unwrap();
-    written(&node, "audit.jsonl", on("native/context")).await;
+    written(&node, "state/audit.jsonl", on("native/context")).await;
 
     let metrics = client.ask("/admin/metrics", json!({})).await.unwrap()["text"].clone();
     drop(client);
@@ -82,7 +82,7 @@ async fn decisions_are_written_down_without_payloads_and_secrets() {
         ended.stdout,
         ended.stderr,
         metrics.to_string(),
-        files.read("audit.jsonl"),
+        files.read("state/audit.jsonl"),
         files.read("audit.old"),
     ]
     .concat();

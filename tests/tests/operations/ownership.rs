@@ -69,7 +69,7 @@ async fn who_makes_a_resource_owns_it_also_after_a_restart() {
     drop(client);
 
     let node = node.killed().await;
-    let file = node.read("ownership.jsonl");
+    let file = node.read("state/ownership.jsonl");
     assert!(file.lines().count() >= 10, "{file}");
     let node = node.start(&[]).await;
     let client = node.client().await;
@@ -81,7 +81,10 @@ async fn who_makes_a_resource_owns_it_also_after_a_restart() {
 #[tokio::test]
 async fn a_damaged_file_of_owners_stops_the_start() {
     let node = folder();
-    node.write("ownership.jsonl", "{\"owner\":\"ada\",\"type\":\"native-note\",\"id\":\"n\"}\nx\n");
+    node.write(
+        "state/ownership.jsonl",
+        "{\"owner\":\"ada\",\"type\":\"native-note\",\"id\":\"n\"}\nx\n",
+    );
     let check = node.alknet(["check"]).await;
     assert!(check.refused(78).contains("ownership.jsonl:2 is not a change of owner"), "{check:?}");
 }
