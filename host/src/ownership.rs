@@ -333,8 +333,8 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_written_is_an_error_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(&folder.path().join(FILE_NAME)).unwrap();
-        folder.close().unwrap();
+        let store = open(&folder.path().join("state").join(FILE_NAME)).unwrap();
+        std::fs::write(folder.path().join("state"), "in the way").unwrap();
         let error = store.record("dora", "note", "n1").await.unwrap_err();
         assert!(error.to_string().contains("owners cannot be kept"), "{error}");
         assert!(store.owned("dora", "note").await.unwrap().is_empty());

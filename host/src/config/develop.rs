@@ -357,7 +357,7 @@ mod tests {
         let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(directory.client_key()), 0o600);
         assert_eq!(mode(directory.path().into()), 0o700);
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 5, "drafts are left");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 7, "drafts are left");
     }
 
     #[test]

@@ -319,7 +319,8 @@ impl Entry {
 
     /// What a handler's error becomes for the caller: declared codes pass once
     /// their details have the declared shape, as do the refusal of an input and
-    /// a plain failure; codes of other nodes pass through imports unchanged.
+    /// a plain failure; codes of other nodes pass through imports unchanged, and
+    /// that there is no instance free is no failure of the operation's.
     pub(super) fn caller_error(&self, error: CallError) -> CallError {
         use alknet_plugin_api::code;
         if let Some(check) = self.errors.get(error.code.as_ref()) {
@@ -335,12 +336,13 @@ impl Entry {
             }
         }
         let plain = matches!(&*error.code, code::INTERNAL | code::INVALID_INPUT);
+        let no_instance = self.limited && error.code == code::RESOURCE_EXHAUSTED;
         let passes = match self.provenance {
             Provenance::Local => matches!(self.code, Code::Host(_) | Code::HostStream(_)),
             Provenance::FromCall => code::is_protocol(&error.code) || is_http_code(&error.code),
             provenance => provenance.is_import() && is_http_code(&error.code),
         };
-        if plain || passes {
+        if plain || no_instance || passes {
             return error;
         }
         tracing::warn!(

@@ -83,7 +83,7 @@ async fn decisions_are_written_down_without_payloads_and_secrets() {
         ended.stderr,
         metrics.to_string(),
         files.read("state/audit.jsonl"),
-        files.read("audit.old"),
+        files.read("state/audit.old"),
     ]
     .concat();
     assert!(everything.contains("native/compose"));
