@@ -25,3 +25,4 @@ pub mod ownership;
 pub mod plugins;
 pub mod registry;
 pub mod services;
+mod small_http;

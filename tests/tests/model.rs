@@ -288,10 +288,13 @@ async fn case(seed: u64, codes: &[OperationCode; 2]) -> usize {
     drop(call);
     // Whatever survived ends by the deadline at the latest.
     tokio::time::sleep(timeout + Duration::from_millis(2)).await;
-    let said = witness.said();
-    assert_eq!(said.wrong, Vec::<String>::new());
-    assert_eq!(said.started, said.ended, "a call is left");
-    assert!(said.started <= said.admitted, "a call ran that was not admitted");
+    let started = {
+        let said = witness.said();
+        assert_eq!(said.wrong, Vec::<String>::new());
+        assert_eq!(said.started, said.ended, "a call is left");
+        assert!(said.started <= said.admitted, "a call ran that was not admitted");
+        said.started
+    };
     drop(gateway);
     // An instance that takes its leave still holds its call's context.
     let gone = async {
@@ -300,7 +303,7 @@ async fn case(seed: u64, codes: &[OperationCode; 2]) -> usize {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("a call holds the registry");
-    said.started
+    started
 }
 
 #[test]

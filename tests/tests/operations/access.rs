@@ -247,7 +247,7 @@ async fn check_finds_what_can_never_work_with_its_line() {
             .unwrap()
             .contains("plugin `native` reaches `native/contxt`, which nothing serves")
     });
-    assert_eq!(finding.expect(&answer.to_string())["line"], line);
+    assert_eq!(finding.unwrap_or_else(|| panic!("{answer}"))["line"], line);
     let refused = answer["findings"].as_array().unwrap().iter().find(|finding| {
         finding["what"]
             .as_str()
@@ -255,7 +255,7 @@ async fn check_finds_what_can_never_work_with_its_line() {
             .contains("plugin `native` reaches `native/inner` but is always refused")
     });
     let authority = line_of(&node, "node.toml", "label = \"native-tree\"");
-    assert_eq!(refused.expect(&answer.to_string())["line"], authority);
+    assert_eq!(refused.unwrap_or_else(|| panic!("{answer}"))["line"], authority);
     // For people.
     let text = node.alknet(["check"]).await;
     assert!(text.stderr.contains(&format!("node.toml:{line}:")), "{text:?}");

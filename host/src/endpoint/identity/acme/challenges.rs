@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, CustomExtension, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -10,24 +9,17 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::ClientHello;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 
 use super::AcmeError;
 use crate::endpoint::tls;
+use crate::small_http::{self, Found};
 
 /// The protocol of a server that only wants to see a certificate (RFC 8737).
 const ALPN: &[u8] = b"acme-tls/1";
 
 /// Where a server looks over HTTP, before the token.
 const PATH: &str = "/.well-known/acme-challenge/";
-
-/// Questions over HTTP that are answered at the same time, the bytes that one may
-/// take, and its time.
-const AT_A_TIME: usize = 16;
-const HEAD: u64 = 4 << 10;
-const TIME: Duration = Duration::from_secs(5);
 
 /// The answers to the questions that are open now.
 #[derive(Default)]
@@ -115,76 +107,22 @@ impl Drop for Offered<'_> {
 
 /// Answers questions over HTTP on every listener. It never ends.
 pub(super) async fn answer_http(listeners: &[TcpListener], challenges: &Arc<Challenges>) {
-    let places = Arc::new(Semaphore::new(AT_A_TIME));
-    let each = listeners.iter().map(|listener| async {
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else {
-                // Nothing left to accept with; it passes.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let challenges = challenges.clone();
-            tokio::spawn(async move {
-                let answered = tokio::time::timeout(TIME, respond(stream, &challenges)).await;
-                tracing::debug!(?answered, "a question over HTTP");
-                drop(place);
-            });
-        }
+    let each = listeners.iter().map(|listener| {
+        let challenges = challenges.clone();
+        small_http::serve(listener, move |path| {
+            let body = challenges.proof(path.strip_prefix(PATH)?)?;
+            Some(Found { content_type: "application/octet-stream", body })
+        })
     });
     futures_util::future::join_all(each).await;
 }
 
-async fn respond(mut stream: TcpStream, challenges: &Challenges) -> std::io::Result<()> {
-    let (reader, mut writer) = stream.split();
-    let mut reader = reader.take(HEAD);
-    let mut head = Vec::new();
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        if reader.read_buf(&mut head).await? == 0 {
-            return Ok(());
-        }
-    }
-    let proof = token(&head).and_then(|token| challenges.proof(token));
-    let (status, body) = match &proof {
-        Some(proof) => ("200 OK", proof.as_str()),
-        None => ("404 Not Found", ""),
-    };
-    let response = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/octet-stream\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    writer.write_all(response.as_bytes()).await?;
-    writer.shutdown().await
-}
-
-/// The token that a request's first line asks for.
-fn token(head: &[u8]) -> Option<&str> {
-    let line = head.split(|byte| *byte == b'\r').next()?;
-    let mut words = std::str::from_utf8(line).ok()?.split(' ');
-    let (method, path) = (words.next()?, words.next()?);
-    path.strip_prefix(PATH).filter(|_| method == "GET")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
-    #[test]
-    fn a_token_stands_in_a_request_for_the_well_known_path_only() {
-        let of = |head: &str| token(head.as_bytes()).map(str::to_owned);
-        let path = "/.well-known/acme-challenge/abc-_1";
-        assert_eq!(of(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")), Some("abc-_1".into()));
-        for other in [
-            format!("POST {path} HTTP/1.1\r\n\r\n"),
-            "GET / HTTP/1.1\r\n\r\n".into(),
-            format!("GET http://a{path} HTTP/1.1\r\n\r\n"),
-            "GET".into(),
-            String::new(),
-        ] {
-            assert_eq!(of(&other), None, "{other}");
-        }
-    }
+    use super::*;
 
     #[tokio::test]
     async fn an_answer_is_given_over_http_as_long_as_it_is_offered() {
