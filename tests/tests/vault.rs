@@ -198,7 +198,7 @@ async fn k73_no_log_status_or_error_holds_a_secret() {
     node.append(
         "node.toml",
         &format!(
-            "[observe]\nlog = \"info,alknet=trace,quinn=debug,rustls=debug\"\naudit = true\n\
+            "[observe]\nlog = \"info,alknet=trace,quinn=debug,rustls=debug\"\naudit = {{}}\n\
              [[plugin]]\nname = \"conformance\"\nartifact = \"{}\"\n\
              [plugin.capabilities]\n\
              secret = {{ entry = \"bytes\", kind = \"bytes\", reveal = true }}\n",
