@@ -51,7 +51,10 @@ impl Daemon {
             command
         };
         // The first start writes the files, which are then set up for the load.
-        Self::spawn(daemon())?.0.kill()?;
+        let (mut first, _) = Self::spawn(daemon())?;
+        first.kill()?;
+        // Its port is free once it is gone.
+        first.wait()?;
         let node = directory.path().join("node.toml");
         let text = fs::read_to_string(&node)?;
         let text =
