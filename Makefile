@@ -8,6 +8,10 @@ DEV_PLUGINS = $(foreach name,call echo files,$(TARGET_DIR)/debug/libalknet_plugi
               $(TARGET_DIR)/wasm32-wasip2/debug/alknet_plugin_clock.wasm
 COMPONENTS := alknet-plugin-clock alknet-plugin-echo alknet-plugin-conformance alknet-fixture-tree
 
+# Every combination of the host's transports; the first is none.
+TRANSPORTS := "" quinn iroh tcp quinn,iroh quinn,tcp iroh,tcp quinn,iroh,tcp
+FUZZ       := $(notdir $(basename $(wildcard tests/fuzz/fuzz_targets/*.rs)))
+
 .PHONY: help setup run build components test check fmt lint docs deny features bench fuzz clean
 
 help: ## List the targets
@@ -47,11 +51,16 @@ deny: ## Licences and advisories, where cargo-deny is installed
 	else echo "skipped: cargo-deny is missing; install it with 'cargo install cargo-deny'"; fi
 
 features: setup ## Check the feature combinations that users build
-	$(CARGO) check -p alknet --no-default-features
-	$(CARGO) check -p alknet --no-default-features --features quinn
-	$(CARGO) check -p alknet --no-default-features --features iroh
+	for transports in $(TRANSPORTS); do \
+	$(CARGO) check -p alknet --no-default-features --features $$transports || exit 1; done
 	$(CARGO) check -p alknet --no-default-features --features components
+	$(CARGO) check -p alknet --no-default-features --features imports
+	$(CARGO) check -p alknet-vault
 	$(CARGO) check -p alknet-plugin-api --target wasm32-wasip2
+
+fuzz: ## Run each fuzz target for a minute, where cargo-fuzz and a nightly compiler are
+	for target in $(FUZZ); do \
+	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=60 || exit 1; done
 
 bench: setup ## Compare with gRPC and raw QUIC in one run, and print the ratios
 	$(CARGO) build --release -p alknet -p alknet-bench -p alknet-fixture-tree $(PLUGINS:%=-p %)

@@ -19,6 +19,8 @@ pub mod capabilities;
 pub mod cli;
 pub mod config;
 pub mod endpoint;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod imports;
 pub mod observe;
 pub mod ownership;

@@ -25,6 +25,8 @@ mod bip32;
 mod cache;
 mod encrypted;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod key;
 mod locked;
 mod mnemonic;

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use proptest::prelude::*;
 use serde_json::Value;
 
 use super::document::read_tracing;
@@ -526,74 +525,4 @@ fn a_key_file_must_be_private_and_hold_a_key() {
     std::fs::write(&file, "07").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert!(error(&file).contains("does not hold a key"));
-}
-
-/// Text that is often nearly a valid file.
-fn nearly_toml() -> impl Strategy<Value = String> {
-    let piece = prop::sample::select(vec![
-        "[",
-        "]",
-        "[[",
-        "]]",
-        "{",
-        "}",
-        "=",
-        "\"",
-        "'",
-        "\"\"\"",
-        "\n",
-        ".",
-        ",",
-        "#",
-        " ",
-        "-",
-        "plugin",
-        "peer",
-        "endpoint.quic",
-        "listen",
-        "limits",
-        "name",
-        "config",
-        "1",
-        "0x",
-        "1e9",
-        "inf",
-        "true",
-        "2027-01-01",
-        "T00:00:00Z",
-        "\\u0000",
-        "\u{e9}",
-        "\t",
-        "\r",
-        "alk_",
-        "capabilities",
-        "expires_at",
-        "api_key",
-        "fingerprints",
-        "ed25519:",
-        "5s",
-        "64 MiB",
-    ]);
-    prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let text = String::from_utf8_lossy(&bytes);
-        let _ = node(&text).map_err(|problems| problems.to_string());
-        let _ = access(&text).map_err(|problems| problems.to_string());
-        let _ = KnownNodes::parse(Path::new("k"), &text).map_err(|p| p.to_string());
-        let _ = text.parse::<NodeAddress>();
-    }
-
-    #[test]
-    fn no_text_makes_a_reader_panic(text in nearly_toml()) {
-        let shown = |problems: Problems| {
-            (problems.to_string(), serde_json::to_string(&problems).unwrap())
-        };
-        let _ = node(&text).map_err(shown);
-        let _ = access(&text).map_err(shown);
-        let _ = KnownNodes::parse(Path::new("k"), &text).map_err(shown);
-    }
 }
