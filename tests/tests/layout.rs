@@ -142,6 +142,28 @@ fn k15_registry_and_auth_know_no_transport_and_no_plugin_format() {
     }
 }
 
+/// Building them all takes minutes, which `make check` takes and this test does not: it
+/// sees that none is left out there.
+#[test]
+fn k13_each_combination_of_transports_is_built_by_make_check() {
+    let makefile = std::fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
+    let line = |start: &str| makefile.lines().find_map(|line| line.strip_prefix(start)).unwrap();
+    let mut missing = std::collections::BTreeSet::new();
+    for set in 0..8 {
+        let transports = ["quinn", "iroh", "tcp"].iter().enumerate();
+        let chosen = transports.filter(|(n, _)| set >> n & 1 == 1).map(|(_, name)| *name);
+        missing.insert(chosen.collect::<Vec<_>>().join(","));
+    }
+    for listed in line("TRANSPORTS := ").split_whitespace() {
+        let listed = listed.trim_matches('"');
+        assert!(missing.remove(listed), "`{listed}` is no combination, or listed twice");
+    }
+    assert!(missing.is_empty(), "not built: {missing:?}");
+    assert!(line("check: ").contains("features"));
+    let built = "check -p alknet --no-default-features --features $$transports";
+    assert!(makefile.contains(built), "the list is not used");
+}
+
 /// The variables that code may read: where files are, and how to print. None of
 /// them is a secret; systemd's names the folder in which it puts secrets.
 const VARIABLES: [&str; 4] =

@@ -118,7 +118,7 @@ async fn a_manager_that_is_gone_stops_nothing() {
 }
 
 #[tokio::test]
-async fn k68_the_daemon_leaves_no_core_dump() {
+async fn the_daemon_leaves_no_core_dump() {
     let node = NodeFolder::developed();
     let (manager, running) = Manager::start(&node, &[]);
     manager.told().await;

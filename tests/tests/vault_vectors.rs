@@ -1,4 +1,4 @@
-//! The vault against others: random phrases and paths, computed once more by the
+//! The vault against others: official vectors; random phrases and paths, computed once more by the
 //! Python packages `mnemonic` and `slip10`, which share no code with it.
 
 // A test's panic with its line is the best report.
@@ -87,6 +87,24 @@ fn k58_k59_independent_implementations_agree() {
             assert_eq!(hex(key.public_key()), public[public.len() - 64..], "{path} of {words}");
         }
     }
+}
+
+/// The curve is built for those who ask for it. Asking here for all tests would change
+/// what everything else is built with, so the vault is built once more, by itself.
+#[test]
+fn k60_bip_32s_vectors_hold_where_the_curve_is_built() {
+    let vault = concat!(env!("CARGO_MANIFEST_DIR"), "/../vault/Cargo.toml");
+    let target = python().ancestors().nth(3).unwrap().join("secp256k1");
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--features", "secp256k1", "--lib", "--manifest-path", vault])
+        .arg("--target-dir")
+        .arg(target)
+        .args(["k60_", "--", "--test-threads", "1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("test result: ok. 3 passed"), "{said}");
 }
 
 fn hex(bytes: &[u8]) -> String {
