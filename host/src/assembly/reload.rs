@@ -25,7 +25,7 @@ use crate::admin::Reloading;
 use crate::auth::PolicyStore;
 use crate::config::{AccessConfig, AccessLimits, NodeConfig, NodeLimits, Problems, ReloadPlan};
 use crate::endpoint::admission::AdmissionLimits;
-use crate::endpoint::{CloseCode, Endpoint};
+use crate::endpoint::{CloseCode, ConnectionLimits, Endpoint};
 use crate::observe::log;
 use crate::observe::status::{AccessStatus, RefusedAccess};
 use crate::registry::Registry;
@@ -67,7 +67,8 @@ struct State {
 
 impl InForce {
     /// Starts from what the node was assembled with, and sees to what only a
-    /// running node has: the rate of calls and the log filter.
+    /// running node has: the rate of calls, the limits of connections and the log
+    /// filter.
     pub(super) fn new(
         config: &NodeConfig,
         access: AccessConfig,
@@ -92,6 +93,7 @@ impl InForce {
             }),
         };
         in_force.limit_calls(&access);
+        in_force.limit_connections(&access);
         in_force.filter_log(&access);
         in_force
     }
@@ -147,6 +149,7 @@ impl InForce {
         self.policy.replace(policy);
         if plan.limits {
             self.endpoint.set_limits(admission(&access.limits_under(&self.ceilings)));
+            self.limit_connections(&access);
             self.limit_calls(&access);
         }
         if plan.log {
@@ -175,6 +178,16 @@ impl InForce {
 
     fn limit_calls(&self, access: &AccessConfig) {
         self.registry.set_limits(call_limits(&self.ceilings, &access.limits));
+    }
+
+    fn limit_connections(&self, access: &AccessConfig) {
+        let limits = &access.limits;
+        self.endpoint.set_connection_limits(ConnectionLimits {
+            handshake_timeout: limits.handshake_timeout,
+            idle_timeout: limits.idle_timeout,
+            bidirectional_streams: limits.bidirectional_streams,
+            unidirectional_streams: limits.unidirectional_streams,
+        });
     }
 
     fn filter_log(&self, access: &AccessConfig) {

@@ -65,6 +65,15 @@ pub struct AccessLimits {
     pub half_open_retry: u32,
     /// Unfinished handshakes over which new ones are refused. Default 2,048.
     pub half_open_refuse: u32,
+    /// How long a handshake may take, in place of what the endpoints' sections say.
+    /// This and the next three hold for new connections.
+    pub handshake_timeout: Option<Duration>,
+    /// Time without a packet after which a connection is lost.
+    pub idle_timeout: Option<Duration>,
+    /// Bidirectional streams that a peer may have open on a connection.
+    pub bidirectional_streams: Option<u32>,
+    /// Unidirectional ones.
+    pub unidirectional_streams: Option<u32>,
     /// Calls of an identity, over all its connections. Without limit by default.
     pub calls: Option<CallRate>,
     /// Calls for each end user that a forwarding identity names, within what that
@@ -96,6 +105,10 @@ impl Default for AccessLimits {
             refusal: Duration::from_secs(60),
             half_open_retry: 512,
             half_open_refuse: 2_048,
+            handshake_timeout: None,
+            idle_timeout: None,
+            bidirectional_streams: None,
+            unidirectional_streams: None,
             calls: None,
             origin_calls: None,
             calls_per_identity: None,
@@ -290,6 +303,10 @@ impl Read for At<AccessLimits> {
                 refusal: table.or("refusal", default.refusal),
                 half_open_retry: table.or("half_open_retry", default.half_open_retry),
                 half_open_refuse: table.or("half_open_refuse", default.half_open_refuse),
+                handshake_timeout: time(table, "handshake_timeout"),
+                idle_timeout: time(table, "idle_timeout"),
+                bidirectional_streams: table.get("bidirectional_streams"),
+                unidirectional_streams: table.get("unidirectional_streams"),
                 calls: call_rate(table, "calls_per_second", "calls_burst"),
                 origin_calls: call_rate(table, "origin_calls_per_second", "origin_calls_burst"),
                 calls_per_identity: table.get("calls_per_identity"),
@@ -300,6 +317,7 @@ impl Read for At<AccessLimits> {
                 ("new_per_second", limits.new_per_second),
                 ("new_burst", limits.new_burst),
                 ("half_open_refuse", limits.half_open_refuse),
+                ("bidirectional_streams", limits.bidirectional_streams.unwrap_or(1)),
                 ("calls_per_identity", limits.calls_per_identity.unwrap_or(1)),
             ] {
                 if limit == 0 {
@@ -318,6 +336,18 @@ impl Read for At<AccessLimits> {
             Self::new(table, limits)
         })
     }
+}
+
+/// A limit in place of one in node.toml.
+fn time(table: &Table<'_>, key: &'static str) -> Option<Duration> {
+    let time = table.get::<Duration>(key)?;
+    if time.is_zero() {
+        table.problem(table.place_of(key).problem(
+            "a limit of no time lets nothing through",
+            "remove the key for what node.toml says",
+        ));
+    }
+    Some(time)
 }
 
 /// A rate by its two keys, of which the second means nothing alone.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -502,8 +503,16 @@ fn the_example_access_is_valid_and_its_schema_in_step() {
     let calls = Some(CallRate { per_second: 200, burst: 400 });
     let origin_calls = Some(CallRate { per_second: 20, burst: 40 });
     let calls_per_identity = Some(1_024);
-    let defaults =
-        AccessLimits { calls, origin_calls, calls_per_identity, ..AccessLimits::default() };
+    let defaults = AccessLimits {
+        calls,
+        origin_calls,
+        calls_per_identity,
+        handshake_timeout: Some(Duration::from_secs(5)),
+        idle_timeout: Some(Duration::from_secs(30)),
+        bidirectional_streams: Some(1_000),
+        unidirectional_streams: Some(100),
+        ..AccessLimits::default()
+    };
     assert_eq!(config.limits, defaults, "the example shows the defaults");
     agrees("access.schema.json", &text, &asked);
 }

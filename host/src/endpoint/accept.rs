@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 use alknet_plugin_api::{ConnectionInfo, Source};
 use quinn::VarInt;
@@ -12,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::EndpointError;
 use super::admission::Origin;
 use super::attempt::{Arrived, Attempt, Door, accept};
-use super::config::{EndpointConfig, RECEIVE_WINDOW};
+use super::config::{ConnectionLimits, EndpointConfig, RECEIVE_WINDOW};
 use super::dispatch::Dispatcher;
 use super::either::quic_config;
 use super::quic;
@@ -31,8 +30,7 @@ const MAX_INCOMING_BYTES: u64 = 8 << 20;
 pub(super) struct QuicSetup {
     server: quinn::ServerConfig,
     endpoint: quinn::EndpointConfig,
-    handshake_timeout: Duration,
-    streams: StreamLimits,
+    config: EndpointConfig,
 }
 
 impl QuicSetup {
@@ -43,12 +41,7 @@ impl QuicSetup {
         let mut server = quinn::ServerConfig::with_crypto(quic_config(identities)?);
         server.transport_config(Arc::new(transport(config)));
         server.max_incoming(MAX_INCOMING).incoming_buffer_size_total(MAX_INCOMING_BYTES);
-        Ok(Self {
-            server,
-            endpoint: quinn::EndpointConfig::default(),
-            handshake_timeout: config.handshake_timeout,
-            streams: StreamLimits::of(config),
-        })
+        Ok(Self { server, endpoint: quinn::EndpointConfig::default(), config: config.clone() })
     }
 
     /// Puts a QUIC endpoint on a socket, driven by the current runtime.
@@ -60,28 +53,36 @@ impl QuicSetup {
     /// Takes connections until the node closes. A failed handshake is counted
     /// and forgotten.
     pub(super) async fn accept(self, endpoint: quinn::Endpoint, node: Arc<Dispatcher>) {
-        let door = QuicDoor { quinn: endpoint, streams: self.streams };
-        accept(door, node, self.handshake_timeout).await;
+        let limit = self.config.handshake_timeout;
+        let door = QuicDoor { quinn: endpoint, setup: Arc::new(self) };
+        accept(door, node, limit).await;
+    }
+
+    /// For one connection under these limits.
+    fn server(&self, limits: &ConnectionLimits) -> Arc<quinn::ServerConfig> {
+        let mut server = self.server.clone();
+        server.transport_config(Arc::new(transport(&self.config.under(limits))));
+        Arc::new(server)
     }
 }
 
 struct QuicDoor {
     quinn: quinn::Endpoint,
-    streams: StreamLimits,
+    setup: Arc<QuicSetup>,
 }
 
 impl Door for QuicDoor {
     type Attempt = Knocking;
 
     async fn next(&self) -> Option<Knocking> {
-        Some(Knocking { quinn: self.quinn.accept().await?, streams: self.streams })
+        Some(Knocking { quinn: self.quinn.accept().await?, setup: self.setup.clone() })
     }
 }
 
 /// An attempt that the node has not answered yet.
 struct Knocking {
     quinn: quinn::Incoming,
-    streams: StreamLimits,
+    setup: Arc<QuicSetup>,
 }
 
 impl Attempt for Knocking {
@@ -94,7 +95,13 @@ impl Attempt for Knocking {
     }
 
     async fn handshake(self, node: Arc<Dispatcher>) -> Result<Arrived, String> {
-        let connecting = self.quinn.accept().map_err(|error| error.to_string())?;
+        let limits = node.limits();
+        let connecting = match limits.shape_connections() {
+            true => self.quinn.accept_with(self.setup.server(&limits)),
+            false => self.quinn.accept(),
+        };
+        let connecting = connecting.map_err(|error| error.to_string())?;
+        let streams = StreamLimits::of(&self.setup.config).under(&limits);
         let connection = connecting.await.map_err(|error| error.to_string())?;
         Ok(Box::new(move || {
             let address = connection.remote_address();
@@ -106,7 +113,7 @@ impl Attempt for Knocking {
                 peer_key: quic::peer(&connection).and_then(|peer| peer.key()).map(|key| key.0),
             };
             let origin = Origin::Address(address.ip());
-            QuicConnection::arrive(&node, connection, info, origin, self.streams);
+            QuicConnection::arrive(&node, connection, info, origin, streams);
         }))
     }
 

@@ -35,7 +35,8 @@ pub(super) trait Door: Send + Sync + 'static {
 }
 
 /// Takes connections until the node closes, or until there will be no more. A
-/// failed handshake is counted and forgotten.
+/// failed handshake is counted and forgotten; it has `limit` to complete, unless the
+/// node's limits say otherwise.
 pub(super) async fn accept(door: impl Door, node: Arc<Dispatcher>, limit: Duration) {
     loop {
         let attempt = tokio::select! {
@@ -51,6 +52,7 @@ pub(super) async fn accept(door: impl Door, node: Arc<Dispatcher>, limit: Durati
         match node.knock(attempt.origin(), attempt.is_validated()) {
             Ok(half_open) => {
                 let node = node.clone();
+                let limit = node.limits().handshake_timeout.unwrap_or(limit);
                 tokio::spawn(async move {
                     let handshake = attempt.handshake(node.clone());
                     let done = tokio::time::timeout(limit, handshake).await;

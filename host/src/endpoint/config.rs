@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::admission::AdmissionLimits;
+#[cfg(any(feature = "quinn", feature = "iroh"))]
+use super::transport::StreamLimits;
 
 /// Bytes that a connection's streams may hold together before a handler reads
 /// them. One stream alone may hold 1.25 MB.
@@ -55,10 +57,52 @@ impl Default for EndpointConfig {
 }
 
 impl EndpointConfig {
+    /// These, with `limits` in the place of its own.
+    #[cfg(any(feature = "quinn", feature = "iroh"))]
+    pub(super) fn under(&self, limits: &ConnectionLimits) -> Self {
+        let idle_timeout = limits.idle_timeout.unwrap_or(self.idle_timeout);
+        let streams = StreamLimits::of(self).under(limits);
+        Self {
+            handshake_timeout: limits.handshake_timeout.unwrap_or(self.handshake_timeout),
+            idle_timeout,
+            keep_alive: keep_alive_within(self.keep_alive, idle_timeout),
+            max_bidirectional_streams: streams.bidirectional,
+            max_unidirectional_streams: streams.unidirectional,
+            ..self.clone()
+        }
+    }
+
     /// The default limits on one address.
     pub fn on(address: SocketAddr) -> Self {
         Self { bind: vec![address], ..Self::default() }
     }
+}
+
+/// Limits that take the place of the endpoint's own for connections that come from
+/// now on, over every source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// How long a handshake may take.
+    pub handshake_timeout: Option<Duration>,
+    /// Time without a packet after which a connection is lost.
+    pub idle_timeout: Option<Duration>,
+    /// Bidirectional streams that a peer may have open.
+    pub bidirectional_streams: Option<u32>,
+    /// Unidirectional streams that a peer may have open.
+    pub unidirectional_streams: Option<u32>,
+}
+
+impl ConnectionLimits {
+    /// Whether they change what a QUIC library is told of a connection.
+    pub(super) fn shape_connections(&self) -> bool {
+        *self != Self { handshake_timeout: self.handshake_timeout, ..Self::default() }
+    }
+}
+
+/// The silence after which to ping, so that a living peer is not taken for a lost
+/// one where the idle time has become shorter than what is configured.
+pub(super) fn keep_alive_within(keep_alive: Duration, idle_timeout: Duration) -> Duration {
+    if keep_alive < idle_timeout { keep_alive } else { idle_timeout / 3 }
 }
 
 /// `[endpoint.iroh]`: peers that are dialled by key, through relays where there

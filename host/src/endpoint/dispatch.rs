@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use super::admission::{Admission, Handshake, Origin, Refusal, Stay, Turned};
 use super::close::CloseCode;
+use super::config::ConnectionLimits;
 use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::table::{ConnectionTable, Entry, Peer, Route, RouteTable};
@@ -58,6 +59,7 @@ pub struct Dispatcher {
     resolver: Arc<dyn PeerResolver>,
     pub(super) table: ConnectionTable,
     pub(super) admission: Mutex<Admission>,
+    limits: Mutex<ConnectionLimits>,
     started: Instant,
     draining: watch::Sender<bool>,
     closing: CancellationToken,
@@ -75,6 +77,7 @@ impl Dispatcher {
             resolver,
             table: ConnectionTable::default(),
             admission: Mutex::new(admission),
+            limits: Mutex::default(),
             started: Instant::now(),
             draining: watch::Sender::new(false),
             closing: CancellationToken::new(),
@@ -85,6 +88,15 @@ impl Dispatcher {
     /// Monotonic time since the node began.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// What takes the place of the sources' own limits now.
+    pub(super) fn limits(&self) -> ConnectionLimits {
+        *self.limits.lock()
+    }
+
+    pub(super) fn set_limits(&self, limits: ConnectionLimits) {
+        *self.limits.lock() = limits;
     }
 
     /// The ALPNs served, in order of preference.

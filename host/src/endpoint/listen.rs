@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::{QuicSetup, sockets};
 use super::admission::{Admission, AdmissionLimits};
 use super::close::CloseCode;
-use super::config::EndpointConfig;
+use super::config::{ConnectionLimits, EndpointConfig};
 use super::dispatch::{Dispatcher, PeerResolver};
 #[cfg(feature = "tcp")]
 use super::identity::Challenges;
@@ -236,6 +236,12 @@ impl Endpoint {
     /// Changes the admission limits from the next decision on.
     pub fn set_limits(&self, limits: AdmissionLimits) {
         self.node.admission.lock().set_limits(limits);
+    }
+
+    /// Changes the limits of connections that come from now on, over every source.
+    /// Those that are there keep theirs.
+    pub fn set_connection_limits(&self, limits: ConnectionLimits) {
+        self.node.set_limits(limits);
     }
 
     /// Handshakes under way.

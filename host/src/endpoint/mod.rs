@@ -53,7 +53,7 @@ mod transport;
 #[cfg(feature = "iroh")]
 pub use self::iroh::{IrohDialError, IrohDialer, IrohError};
 pub use close::{CloseCode, Crash};
-pub use config::{EndpointConfig, IrohConfig, Lookup, Relay, RuntimeShape};
+pub use config::{ConnectionLimits, EndpointConfig, IrohConfig, Lookup, Relay, RuntimeShape};
 #[cfg(feature = "quinn")]
 pub use dial::{DialError, Dialer, Expected};
 pub use dispatch::PeerResolver;

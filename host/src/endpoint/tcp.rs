@@ -25,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::EndpointError;
 use super::admission::Origin;
+use super::config::keep_alive_within;
 use super::delivery::Deliveries;
 use super::dispatch::{Arrival, Dispatcher};
 use super::drain::Drain;
@@ -122,8 +123,10 @@ impl TcpSetup {
             let Ok(half_open) = node.knock(Origin::Address(address.ip()), true) else { continue };
             let (setup, node) = (self.clone(), node.clone());
             tokio::spawn(async move {
-                let limit = setup.config.handshake_timeout;
-                let done = tokio::time::timeout(limit, setup.handshake(stream)).await;
+                let limits = node.limits();
+                let limit = limits.handshake_timeout.unwrap_or(setup.config.handshake_timeout);
+                let idle = limits.idle_timeout.unwrap_or(setup.config.idle_timeout);
+                let done = tokio::time::timeout(limit, setup.handshake(stream, idle)).await;
                 drop(half_open);
                 match done {
                     Ok(Ok(Some(stream))) => arrive(&node, stream, address).await,
@@ -136,9 +139,13 @@ impl TcpSetup {
     }
 
     /// The client's connection; `None` when it was an ACME server's question.
-    async fn handshake(&self, stream: TcpStream) -> io::Result<Option<TlsStream<TcpStream>>> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        idle_timeout: Duration,
+    ) -> io::Result<Option<TlsStream<TcpStream>>> {
         stream.set_nodelay(true)?;
-        self.watch(&stream)?;
+        self.watch(&stream, idle_timeout)?;
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         let hello = start.client_hello();
         if let Some(challenge) = self.challenges.as_ref().and_then(|all| all.answer(&hello)) {
@@ -158,8 +165,8 @@ impl TcpSetup {
     }
 
     /// Lets the system find out about a peer that is gone.
-    fn watch(&self, stream: &TcpStream) -> io::Result<()> {
-        let TcpConfig { keep_alive, idle_timeout, .. } = self.config;
+    fn watch(&self, stream: &TcpStream, idle_timeout: Duration) -> io::Result<()> {
+        let keep_alive = keep_alive_within(self.config.keep_alive, idle_timeout);
         let rest = idle_timeout.saturating_sub(keep_alive).max(Duration::from_secs(1));
         let probes =
             TcpKeepalive::new().with_time(keep_alive).with_interval(rest / 2).with_retries(2);

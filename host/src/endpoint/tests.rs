@@ -586,11 +586,58 @@ async fn k55_a_peer_that_goes_silent_is_dropped_in_time() {
         keep_alive: Duration::from_millis(100),
         ..EndpointConfig::on("127.0.0.1:0".parse().unwrap())
     });
-    let frozen = Frozen::after(&node, "t/hold", async |_| {}).await;
+    silence_is_noticed(&node).await;
+}
+
+async fn silence_is_noticed(node: &Node) {
+    let frozen = Frozen::after(node, "t/hold", async |_| {}).await;
     node.entered.notified().await;
     assert_eq!(node.endpoint.table().len(), 1);
     node.emptied().await;
     frozen.discard();
+}
+
+/// What is set while the node runs holds for who comes from then on.
+#[tokio::test]
+async fn k53_k55_limits_of_connections_change_while_the_node_runs() {
+    let (node, dialer) = (node(), anonymous());
+    let before = node.dial_with(&dialer, "t/hold").await.unwrap();
+    node.endpoint.set_connection_limits(ConnectionLimits {
+        bidirectional_streams: Some(3),
+        ..ConnectionLimits::default()
+    });
+    let after = node.dial_with(&dialer, "t/hold").await.unwrap();
+    for (connection, streams, goes_on) in [(&before, 4, true), (&after, 3, false)] {
+        opens_no_more_than(connection, streams, goes_on).await;
+    }
+    node.endpoint.set_connection_limits(ConnectionLimits::default());
+    let again = node.dial_with(&dialer, "t/hold").await.unwrap();
+    opens_no_more_than(&again, 4, true).await;
+
+    // A peer that lives is not lost, as it is asked more often than it may be silent.
+    let node = self::node();
+    node.endpoint.set_connection_limits(ConnectionLimits {
+        idle_timeout: Some(Duration::from_millis(600)),
+        ..ConnectionLimits::default()
+    });
+    let alive = node.dial_with(&dialer, "t/echo").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    echo(&alive).await;
+    alive.close(0, "");
+    node.emptied().await;
+    silence_is_noticed(&node).await;
+}
+
+/// Opens so many streams, and sees whether there is a further one.
+async fn opens_no_more_than(connection: &Connection, streams: usize, goes_on: bool) {
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        send.write_all(b"?").await.unwrap();
+        open.push((send, recv));
+    }
+    let further = tokio::time::timeout(Duration::from_millis(100), connection.open_bi()).await;
+    assert_eq!(further.is_ok(), goes_on);
 }
 
 /// The node has answered and finished; the client is not there to confirm it.

@@ -22,7 +22,7 @@ use tokio::io::ReadBuf;
 
 use super::admission::Origin;
 use super::close::CloseCode;
-use super::config::EndpointConfig;
+use super::config::{ConnectionLimits, EndpointConfig};
 use super::delivery::Deliveries;
 use super::dispatch::{Arrival, Dispatcher};
 use super::drain::Drain;
@@ -111,6 +111,14 @@ impl StreamLimits {
         Self {
             bidirectional: config.max_bidirectional_streams,
             unidirectional: config.max_unidirectional_streams,
+        }
+    }
+
+    /// These, with `limits` in their place.
+    pub(super) fn under(self, limits: &ConnectionLimits) -> Self {
+        Self {
+            bidirectional: limits.bidirectional_streams.unwrap_or(self.bidirectional),
+            unidirectional: limits.unidirectional_streams.unwrap_or(self.unidirectional),
         }
     }
 

@@ -38,7 +38,7 @@ impl Listener {
                 listen: config.listen.clone(),
                 reason: format!("{error:#}"),
             })?;
-        let door = IrohDoor { iroh: iroh.clone(), streams: StreamLimits::of(limits) };
+        let door = IrohDoor { iroh: iroh.clone(), config: Arc::new(limits.clone()) };
         tokio::spawn(accept(door, node.clone(), limits.handshake_timeout));
         Ok(Self { iroh })
     }
@@ -75,20 +75,22 @@ fn transport(config: &EndpointConfig) -> QuicTransportConfig {
 
 struct IrohDoor {
     iroh: iroh::Endpoint,
-    streams: StreamLimits,
+    config: Arc<EndpointConfig>,
 }
 
 impl Door for IrohDoor {
     type Attempt = Knocking;
 
     async fn next(&self) -> Option<Knocking> {
-        Some(Knocking { iroh: self.iroh.accept().await?, streams: self.streams })
+        let iroh = self.iroh.accept().await?;
+        Some(Knocking { iroh, at: self.iroh.clone(), config: self.config.clone() })
     }
 }
 
 struct Knocking {
     iroh: Incoming,
-    streams: StreamLimits,
+    at: iroh::Endpoint,
+    config: Arc<EndpointConfig>,
 }
 
 impl Attempt for Knocking {
@@ -102,12 +104,24 @@ impl Attempt for Knocking {
 
     async fn handshake(self, node: Arc<Dispatcher>) -> Result<Arrived, String> {
         let from = self.iroh.remote_addr();
-        let accepting = self.iroh.accept().map_err(|error| error.to_string())?;
+        let limits = node.limits();
+        let accepting = match limits.shape_connections() {
+            true => {
+                let alpns = node.alpns().map(|alpn| alpn.as_bytes().to_vec()).collect();
+                let server = self.at.create_server_config_builder(alpns);
+                let server =
+                    server.set_transport_config(transport(&self.config.under(&limits))).build();
+                self.iroh.accept_with(Arc::new(server))
+            }
+            false => self.iroh.accept(),
+        };
+        let accepting = accepting.map_err(|error| error.to_string())?;
+        let streams = StreamLimits::of(&self.config).under(&limits);
         let connection = accepting.await.map_err(|error| format!("{error:#}"))?;
         // What came before the handshake was over may be a replay.
         while let Some(Ok(_)) = Transport::read_datagram(connection.clone()).now_or_never() {}
         Ok(Box::new(move || {
-            connection.set_stream_limits(self.streams.first());
+            connection.set_stream_limits(streams.first());
             let info = ConnectionInfo {
                 id: node.next_id(),
                 source: Source::Iroh,
@@ -118,7 +132,7 @@ impl Attempt for Knocking {
                 },
                 peer_key: Some(*connection.remote_id().as_bytes()),
             };
-            QuicConnection::arrive(&node, connection, info, origin(&from), self.streams);
+            QuicConnection::arrive(&node, connection, info, origin(&from), streams);
         }))
     }
 

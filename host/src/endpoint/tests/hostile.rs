@@ -138,10 +138,18 @@ fn muzzled(datagrams: usize) -> quinn::Endpoint {
 #[tokio::test]
 async fn k55_a_handshake_that_does_not_go_on_is_dropped_in_time() {
     let limit = Duration::from_millis(300);
-    let node = node_of(EndpointConfig {
-        handshake_timeout: limit,
-        ..EndpointConfig::on("127.0.0.1:0".parse().unwrap())
+    let on = EndpointConfig::on("127.0.0.1:0".parse().unwrap());
+    let configured = node_of(EndpointConfig { handshake_timeout: limit, ..on.clone() });
+    dropped_after(&configured, limit).await;
+    let limited = node_of(on);
+    limited.endpoint.set_connection_limits(ConnectionLimits {
+        handshake_timeout: Some(limit),
+        ..ConnectionLimits::default()
     });
+    dropped_after(&limited, limit).await;
+}
+
+async fn dropped_after(node: &Node, limit: Duration) {
     let name = tls::server_name(&node.endpoint.key());
     let config = client(tls::client_config(None).unwrap(), &["t/echo"]);
     // Its hello, and nothing more.

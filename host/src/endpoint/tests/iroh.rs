@@ -161,6 +161,13 @@ async fn k53_iroh_has_the_same_limits() {
     assert!(node.dial_with(&anonymous(), "t/echo").await.is_err(), "one place for both");
     node.endpoint.set_limits(Default::default());
     echo(&node.dial_with(&anonymous(), "t/echo").await.unwrap()).await;
+    node.endpoint.set_connection_limits(ConnectionLimits {
+        bidirectional_streams: Some(3),
+        idle_timeout: Some(Duration::from_secs(5)),
+        ..ConnectionLimits::default()
+    });
+    let held = iroh.dial(node.endpoint.key(), None, &[at], "t/hold").await.unwrap();
+    opens_no_more_than(&held, 3, false).await;
     iroh.close().await;
 }
 
