@@ -277,31 +277,38 @@ while True:
     if not data:
         break
     seen += data.decode()
+    if re.search(r"passphrase( again| of the vault| \(it is not shown\)): $", seen):
+        os.write(terminal, b" open sesame\n")
+        seen += "typed"
+    if seen.endswith("phrase of the vault: ") and "passphrase of" not in seen:
+        os.write(terminal, answer.encode() + b"\n")
+        seen += "typed"
     if seen.count("the phrase again") > asked:
         asked = seen.count("the phrase again")
         words = re.findall(r"\d+ ([a-z]+)", seen)
-        typed = " ".join(words) if answer == "right" else "wrong"
+        typed = " ".join(words) if answer == "right" else answer
         os.write(terminal, typed.encode() + b"\n")
 print(seen)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
 
+async fn typist(node: &NodeFolder, answer: &str, arguments: &[&str]) -> Ended {
+    let mut command = Command::new("python3");
+    command.args(["-c", TYPIST, answer]).arg(&built().alknet).arg("--node");
+    command.arg(node.directory().path()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::spawn(command.kill_on_drop(true)).ended().await
+}
+
 #[tokio::test]
 async fn a_new_phrase_is_shown_on_the_terminal_and_asked_back() {
     let node = NodeFolder::new();
-    let typist = async |answer: &str, arguments: &[&str]| {
-        let mut command = Command::new("python3");
-        command.args(["-c", TYPIST, answer]).arg(&built().alknet).arg("--node");
-        command.arg(node.directory().path()).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running::spawn(command.kill_on_drop(true)).ended().await
-    };
-    let wrong = typist("wrong", &["vault", "init", "--words", "12"]).await;
+    let wrong = typist(&node, "wrong", &["vault", "init", "--words", "12"]).await;
     assert_eq!(wrong.status, Some(64), "{wrong:?}");
     assert!(wrong.stdout.contains("nothing was written"), "{wrong:?}");
     assert!(!node.file("credentials.json").exists());
 
-    let right = typist("right", &["vault", "init"]).await;
+    let right = typist(&node, "right", &["vault", "init"]).await;
     assert_eq!(right.status, Some(0), "{right:?}");
     assert!(right.stdout.contains("  24 "), "{}", right.stdout);
     assert_eq!(mode(&node.file("credentials.json")), 0o600);
@@ -316,4 +323,59 @@ async fn a_new_phrase_is_shown_on_the_terminal_and_asked_back() {
     let other = NodeFolder::new();
     let output = within(detached(&other.command(["vault", "init"])).output()).await.unwrap();
     assert_eq!(output.status.code(), Some(64), "{output:?}");
+}
+
+/// The vault that a phrase opens with a passphrase, and with no other.
+fn with_passphrase(phrase: &str, passphrase: &str) -> String {
+    let vault = VaultServiceHandle::new();
+    vault.unlock(phrase, passphrase).unwrap();
+    let key = vault.derive_ed25519("m/74'/0'/0'/0'").unwrap();
+    key.public_key().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_passphrase_stands_on_the_line_below_its_phrase() {
+    let node = NodeFolder::developed();
+    add_vault(&node, &[]);
+    let derived = async |node: &NodeFolder| {
+        let derived = node.alknet(["vault", "derive", "--public", "m/74'/0'/0'/0'"]).await;
+        derived.text().trim().to_owned()
+    };
+    assert_eq!(derived(&node).await, with_passphrase(PHRASE, ""));
+    node.replace("node.toml", "[vault]", "[vault]\npassphrase = true");
+    for command in [&["check"][..], &["run"], &["vault", "check"]] {
+        let refused = node.alknet(command).await;
+        assert!(refused.refused(69).contains("does not hold a passphrase"), "{refused:?}");
+    }
+    // Blanks are its own, the line's end is not.
+    for end in ["", "\n", "\r\n", "\nnotes\n"] {
+        node.write("phrase", &format!("{PHRASE}\n open sesame {end}"));
+        assert_eq!(derived(&node).await, with_passphrase(PHRASE, " open sesame "), "{end:?}");
+    }
+    node.alknet(["check"]).await.text();
+
+    // A new vault from both lines, which is opened by what it has written.
+    std::fs::remove_file(node.file("phrase")).unwrap();
+    std::fs::remove_file(node.file("credentials.json")).unwrap();
+    let without = given(&node, &["vault", "import"], PHRASE).await;
+    assert!(without.refused(64).contains("no passphrase on the line below"), "{without:?}");
+    given(&node, &["vault", "import"], &format!("{PHRASE}\nopen sesame\n")).await.text();
+    assert_eq!(node.read("phrase"), format!("{PHRASE}\nopen sesame\n"));
+    assert_eq!(derived(&node).await, with_passphrase(PHRASE, "open sesame"));
+}
+
+#[tokio::test]
+async fn a_new_passphrase_is_asked_for_twice_and_written_where_the_phrase_is() {
+    let node = NodeFolder::new();
+    let made = typist(&node, "right", &["init", "--with-passphrase", "--unlock", "file"]).await;
+    assert_eq!(made.status, Some(0), "{made:?}");
+    let both = node.read("phrase");
+    let (phrase, passphrase) = both.trim_end_matches('\n').split_once('\n').unwrap();
+    assert_eq!(passphrase, " open sesame");
+    assert!(made.stdout.contains(&with_passphrase(phrase, passphrase)), "{made:?}");
+    node.alknet(["check"]).await.text();
+    // Asked for on the terminal, it opens the same vault.
+    node.replace("node.toml", "unlock = \"file\"\nfile = \"phrase\"", "unlock = \"prompt\"");
+    let asked = typist(&node, phrase, &["vault", "derive", "--public", "m/74'/0'/0'/0'"]).await;
+    assert!(asked.stdout.contains(&with_passphrase(phrase, passphrase)), "{asked:?}");
 }

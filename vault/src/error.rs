@@ -111,6 +111,12 @@ pub enum PhraseSourceError {
         /// Which source.
         origin: String,
     },
+    /// A phrase without the passphrase that it has.
+    #[error("{origin} does not hold a passphrase on the line below the phrase; write it there")]
+    NoPassphrase {
+        /// Which source.
+        origin: String,
+    },
     /// The service manager passed no credentials.
     #[error("CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the systemd unit")]
     NoCredentialsDirectory,

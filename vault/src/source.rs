@@ -37,6 +37,36 @@ impl PhraseSource {
     /// # Errors
     /// [`PhraseSourceError`]; the words themselves are checked by `unlock`.
     pub fn read(self) -> Result<Zeroizing<String>, PhraseSourceError> {
+        let (text, origin) = self.read_text()?;
+        match text.trim() {
+            "" => Err(PhraseSourceError::NotText { origin }),
+            phrase => Ok(Zeroizing::new(phrase.to_owned())),
+        }
+    }
+
+    /// Reads the phrase from the first line and its passphrase from the second. Blanks belong to a
+    /// passphrase; the line's end does not.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and that there is no second line.
+    pub fn read_with_passphrase(
+        self,
+    ) -> Result<(Zeroizing<String>, Zeroizing<String>), PhraseSourceError> {
+        let (text, origin) = self.read_text()?;
+        let (phrase, passphrase) =
+            Self::lines(&text).ok_or(PhraseSourceError::NoPassphrase { origin })?;
+        Ok((Zeroizing::new(phrase.to_owned()), Zeroizing::new(passphrase.to_owned())))
+    }
+
+    /// A phrase and the passphrase on the line below it; `None` without one.
+    pub fn lines(text: &str) -> Option<(&str, &str)> {
+        let mut lines = text.trim_start().lines();
+        let (phrase, passphrase) = (lines.next()?.trim(), lines.next()?);
+        (!passphrase.is_empty()).then_some((phrase, passphrase))
+    }
+
+    /// Its whole text.
+    fn read_text(self) -> Result<Text, PhraseSourceError> {
         match self {
             Self::File(path) => read_file(&path, 0o600),
             Self::Descriptor(fd) => read_text(File::from(fd), "the file descriptor".into()),
@@ -49,7 +79,10 @@ impl PhraseSource {
     }
 }
 
-fn read_credential(dir: &Path, name: &str) -> Result<Zeroizing<String>, PhraseSourceError> {
+/// A text, and what it comes from is called.
+type Text = (Zeroizing<String>, String);
+
+fn read_credential(dir: &Path, name: &str) -> Result<Text, PhraseSourceError> {
     let mut parts = Path::new(name).components();
     match (parts.next(), parts.next()) {
         // systemd shows the access list's mask as group bits (0440); the directory is the service's own.
@@ -58,7 +91,7 @@ fn read_credential(dir: &Path, name: &str) -> Result<Zeroizing<String>, PhraseSo
     }
 }
 
-fn read_file(path: &Path, widest: u32) -> Result<Zeroizing<String>, PhraseSourceError> {
+fn read_file(path: &Path, widest: u32) -> Result<Text, PhraseSourceError> {
     let origin = path.display().to_string();
     let io = |source| PhraseSourceError::Io { origin: origin.clone(), source };
     let file =
@@ -74,7 +107,7 @@ fn read_file(path: &Path, widest: u32) -> Result<Zeroizing<String>, PhraseSource
     read_text(file, origin)
 }
 
-fn read_text(file: File, origin: String) -> Result<Zeroizing<String>, PhraseSourceError> {
+fn read_text(file: File, origin: String) -> Result<Text, PhraseSourceError> {
     // Room for all that will be read: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT + 64));
     if let Err(source) = file.take(LIMIT as u64 + 1).read_to_end(&mut bytes) {
@@ -83,8 +116,8 @@ fn read_text(file: File, origin: String) -> Result<Zeroizing<String>, PhraseSour
     if bytes.len() > LIMIT {
         return Err(PhraseSourceError::TooLong { origin, limit: LIMIT });
     }
-    match std::str::from_utf8(&bytes).map(str::trim) {
-        Ok(text) if !text.is_empty() => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(PhraseSourceError::NotText { origin }),
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok((Zeroizing::new(text.to_owned()), origin)),
+        Err(_) => Err(PhraseSourceError::NotText { origin }),
     }
 }

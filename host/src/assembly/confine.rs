@@ -17,6 +17,7 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
     RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
+use rustix::fs::FileType;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::config::{
@@ -126,7 +127,11 @@ impl Allowed {
         let (mut read, mut write) =
             (listed("read", &config.sandbox.read), listed("write", &config.sandbox.write));
         problems.into_result(())?;
-        read.extend(own.iter().filter_map(|path| PathFd::new(path).ok()));
+        // Landlock takes no pipe, and keeps nobody from one: a descriptor may be one.
+        let own = own.iter().filter_map(|path| PathFd::new(path).ok());
+        read.extend(
+            own.filter(|path| is(path, FileType::Directory) || is(path, FileType::RegularFile)),
+        );
         write.extend([cache, state].iter().filter_map(|folder| PathFd::new(folder).ok()));
         write
             .extend(config.observe.audit.as_ref().and_then(|audit| audit_log(config, &audit.file)));
@@ -146,7 +151,7 @@ impl Allowed {
         let rules = |paths: Vec<PathFd>, access: BitFlags<AccessFs>| {
             paths.into_iter().map(move |path| {
                 // A file has no entries, and asking for rights over them is a mistake.
-                let access = match is_directory(&path) {
+                let access = match is(&path, FileType::Directory) {
                     true => access,
                     false => access & AccessFs::from_file(NEWEST),
                 };
@@ -183,10 +188,8 @@ fn writing() -> BitFlags<AccessFs> {
         | AccessFs::Refer
 }
 
-fn is_directory(path: &PathFd) -> bool {
-    rustix::fs::fstat(path).is_ok_and(|stat| {
-        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
-    })
+fn is(path: &PathFd, kind: FileType) -> bool {
+    rustix::fs::fstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
 }
 
 /// The folder of the audit log, where a rotated file is followed by a new one. Of

@@ -1,5 +1,7 @@
 //! The vault at start: unlock it, take out what the deployment file lends, lock it.
 
+use std::fs::File;
+
 use alknet_vault::{
     CredentialStore, DerivationPath, PhraseSource, StoreError, VaultServiceHandle, path,
 };
@@ -117,33 +119,82 @@ impl Drop for Lender {
 /// # Errors
 /// The phrase cannot be had, or is none.
 pub fn unlock(config: &VaultConfig) -> Result<VaultServiceHandle, Problem> {
-    let phrase = phrase(config)?;
+    let (phrase, passphrase) = words(config)?;
     let vault = VaultServiceHandle::new();
-    vault.unlock(&phrase, "").map_err(|error| locked(config, error))?;
+    vault.unlock(&phrase, &passphrase).map_err(|error| locked(config, error))?;
     Ok(vault)
 }
 
-fn phrase(config: &VaultConfig) -> Result<Zeroizing<String>, Problem> {
+/// The phrase, and its passphrase, which is empty where it has none.
+fn words(config: &VaultConfig) -> Result<(Zeroizing<String>, Zeroizing<String>), Problem> {
     let source = match &config.unlock {
         Unlock::Prompt => {
-            let asked = rpassword::prompt_password("phrase of the vault: ");
-            return asked.map(Zeroizing::new).map_err(|error| {
-                locked(config, format!("the terminal cannot be asked for the phrase: {error}"))
+            let phrase = asked(config, "phrase")?;
+            return Ok(match config.passphrase {
+                true => (phrase, asked(config, "passphrase")?),
+                false => (phrase, Zeroizing::default()),
             });
         }
-        // Opened anew by its number, because taking a number for a descriptor
-        // that is one's own is a promise that nobody can check.
         Unlock::Descriptor(number) => {
-            let opened = std::fs::File::open(format!("/proc/self/fd/{number}"));
-            let file = opened.map_err(|error| {
-                locked(config, format!("file descriptor {number} cannot be read: {error}"))
-            })?;
+            let file = inherited(*number).map_err(|why| locked(config, why))?;
             PhraseSource::Descriptor(file.into())
         }
         Unlock::File(file) => PhraseSource::File(file.clone()),
         Unlock::Credential(name) => PhraseSource::SystemdCredential(name.clone()),
     };
-    source.read().map_err(|error| locked(config, error))
+    let read = match config.passphrase {
+        true => source.read_with_passphrase(),
+        false => source.read().map(|phrase| (phrase, Zeroizing::default())),
+    };
+    read.map_err(|error| locked(config, error))
+}
+
+fn asked(config: &VaultConfig, what: &str) -> Result<Zeroizing<String>, Problem> {
+    let answer = rpassword::prompt_password(format!("{what} of the vault: "));
+    answer.map(Zeroizing::new).map_err(|error| {
+        locked(config, format!("the terminal cannot be asked for the {what}: {error}"))
+    })
+}
+
+/// A descriptor that whoever started this process has left open for it.
+///
+/// It is opened anew by its number, because taking a number for a descriptor that is
+/// one's own is a promise that nobody can check. What this process has opened itself
+/// is closed on exec; what it was left was not, or it would not be here.
+fn inherited(number: u32) -> Result<File, String> {
+    let missing = || {
+        format!(
+            "file descriptor {number} is not open; start the node with it, as in \
+             `alknet run {number}<phrase`"
+        )
+    };
+    match std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")) {
+        Ok(info) => match flags(&info) {
+            Some(flags) if flags & libc::O_CLOEXEC != 0 => {
+                return Err(format!(
+                    "file descriptor {number} is one of the node's own, and was not handed to it; \
+                     start the node with it, as in `alknet run {number}<phrase`"
+                ));
+            }
+            Some(flags) if flags & libc::O_ACCMODE == libc::O_WRONLY => {
+                return Err(format!("file descriptor {number} is open for writing alone"));
+            }
+            _ => {}
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+        // Linux before 5.14 does not show it to a process without core dumps.
+        Err(_) => {}
+    }
+    File::open(format!("/proc/self/fd/{number}")).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => missing(),
+        _ => format!("file descriptor {number} cannot be read: {error}"),
+    })
+}
+
+/// The flags in the text of an `fdinfo`, in octal there.
+fn flags(info: &str) -> Option<i32> {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    i32::from_str_radix(flags.trim(), 8).ok()
 }
 
 fn locked(config: &VaultConfig, error: impl ToString) -> Problem {

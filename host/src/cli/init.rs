@@ -6,8 +6,9 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::failure::{Exit, Failure};
+use super::phrase::Words;
 use super::run::{NamedPlugin, named_plugin};
-use super::vault::{given_phrase, new_phrase, write};
+use super::vault::write;
 use super::{Global, Output};
 use crate::config::{DevelopPlugin, NewNode, Unlock, VaultConfig, existing, init};
 
@@ -32,6 +33,9 @@ pub(super) struct Init {
     /// Take a phrase that exists already, from the terminal or standard input
     #[arg(long)]
     import: bool,
+    /// The phrase has a passphrase as well (BIP39), which is asked for, too
+    #[arg(long)]
+    with_passphrase: bool,
 }
 
 /// The choices of `unlock` in `[vault]`.
@@ -77,14 +81,15 @@ impl Init {
             listen: self.listen,
             plugins: self.plugin.iter().map(NamedPlugin::develop).collect(),
             unlock: self.unlock.key(),
+            passphrase: self.with_passphrase,
             operator: self.operator,
         };
         DevelopPlugin::check(&new.plugins).map_err(made)?;
-        let phrase = match self.import {
-            true => given_phrase()?,
-            false => new_phrase(self.words)?,
+        let words = match self.import {
+            true => Words::given(self.with_passphrase)?,
+            false => Words::new(self.words, self.with_passphrase)?,
         };
-        let node_key = write(&directory, &vault, &phrase)?;
+        let node_key = write(&directory, &vault, &words)?;
         let mut key = [0; 32];
         hex::decode_to_slice(&node_key, &mut key).map_err(|error| {
             Failure::new(Exit::Internal, format!("the node's key is malformed: {error}"))

@@ -33,6 +33,7 @@ mod input;
 mod ops;
 mod output;
 mod peer;
+mod phrase;
 mod plugin;
 mod reload;
 mod run;
@@ -230,7 +231,9 @@ mod tests {
     #[test]
     fn k72_no_option_takes_a_secret() {
         fn long_options(command: &clap::Command, into: &mut Vec<String>) {
-            into.extend(command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)));
+            // A flag takes nothing.
+            let taking = command.get_arguments().filter(|a| a.get_action().takes_values());
+            into.extend(taking.filter_map(|a| a.get_long().map(str::to_owned)));
             for subcommand in command.get_subcommands() {
                 long_options(subcommand, into);
             }

@@ -3,17 +3,16 @@
 //! No command takes a secret as an argument. A phrase comes from where `[vault]`
 //! in node.toml says; a secret's value comes from standard input, or is asked for.
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Read as _, Write as _};
+use std::io;
 
 use alknet_vault::{
-    CURRENT_KEY_VERSION, CredentialStore, Phrase, StoreError, VaultError, VaultServiceHandle, path,
+    CURRENT_KEY_VERSION, CredentialStore, StoreError, VaultError, VaultServiceHandle, path,
 };
 use clap::{Args, Subcommand};
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
+use super::phrase::{Words, secret_input};
 use super::{Global, Output, Table};
 use crate::assembly::unlock;
 use crate::config::{
@@ -29,7 +28,8 @@ pub(super) struct Vault {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a phrase, show it once on the terminal, and ask for it back
+    /// Make a phrase, show it once on the terminal, and ask for it back; ask for a
+    /// passphrase, too, where node.toml says that there is one
     Init {
         /// Its length: 12, 15, 18, 21 or 24
         #[arg(long, default_value_t = 24)]
@@ -75,11 +75,11 @@ impl Vault {
         match self.command {
             Command::Init { words } => {
                 refuse_existing(&config)?;
-                begin(&directory, &config, &new_phrase(words)?, output)
+                begin(&directory, &config, &Words::new(words, config.passphrase)?, output)
             }
             Command::Import => {
                 refuse_existing(&config)?;
-                begin(&directory, &config, &given_phrase()?, output)
+                begin(&directory, &config, &Words::given(config.passphrase)?, output)
             }
             Command::Add { name, replace } => add(&config, &name, replace, output),
             Command::List => list(&load(&config)?, output),
@@ -125,10 +125,10 @@ fn phrase_file(config: &VaultConfig) -> Option<&std::path::PathBuf> {
 fn begin(
     directory: &NodeDirectory,
     config: &VaultConfig,
-    phrase: &Phrase,
+    words: &Words,
     output: &Output,
 ) -> Result<(), Failure> {
-    let public = write(directory, config, phrase)?;
+    let public = write(directory, config, words)?;
     if output.is_json() {
         let phrase_file = phrase_file(config);
         return output.json(&json!({
@@ -147,88 +147,20 @@ fn begin(
 pub(super) fn write(
     directory: &NodeDirectory,
     config: &VaultConfig,
-    phrase: &Phrase,
+    words: &Words,
 ) -> Result<String, Failure> {
-    let vault = VaultServiceHandle::new();
-    vault.unlock(&phrase.reveal(), "")?;
-    let node = vault.derive_ed25519(path::NODE_IDENTITY)?;
+    let node = words.vault()?.derive_ed25519(path::NODE_IDENTITY)?;
     directory.create().map_err(|error| {
         let what = format!("cannot make {}: {error}", directory.path().display());
         Failure::new(Exit::Config, what).remedy("choose a folder that you may write to")
     })?;
     if let Unlock::File(file) = &config.unlock {
-        let text = Zeroizing::new(format!("{}\n", *phrase.reveal()));
-        create_private(file, text.as_bytes()).map_err(|error| {
+        create_private(file, words.lines().as_bytes()).map_err(|error| {
             Failure::new(Exit::Config, format!("cannot write {}: {error}", file.display()))
         })?;
     }
     CredentialStore::new(&config.store).save()?;
     Ok(hex::encode(node.public_key()))
-}
-
-/// Makes a phrase and has it repeated. It goes to the terminal alone, wherever
-/// the standard streams lead.
-pub(super) fn new_phrase(words: usize) -> Result<Phrase, Failure> {
-    let phrase = Phrase::generate(words)?;
-    let no_terminal = |error: io::Error| {
-        Failure::new(Exit::Usage, format!("a new phrase is shown on a terminal: {error}")).remedy(
-            "run this in a terminal, or pipe a phrase that you have into `alknet vault import`",
-        )
-    };
-    let mut terminal = OpenOptions::new().write(true).open("/dev/tty").map_err(no_terminal)?;
-    let shown = numbered(&phrase.reveal());
-    terminal.write_all(shown.as_bytes()).map_err(no_terminal)?;
-    for attempt in 1..=3 {
-        let asked = rpassword::prompt_password("the phrase again (it is not shown): ");
-        let again = Zeroizing::new(asked.map_err(no_terminal)?);
-        if Phrase::parse(&again).is_ok_and(|again| *again.reveal() == *phrase.reveal()) {
-            return Ok(phrase);
-        }
-        if attempt < 3 {
-            // The next question says it all, should this not arrive.
-            let _lost = terminal.write_all(b"that is not the phrase\n");
-        }
-    }
-    Err(Failure::new(Exit::Usage, "the phrase was not repeated; nothing was written"))
-}
-
-fn numbered(phrase: &str) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(1024));
-    text.push_str(
-        "Every key and secret of this node comes from this phrase. Write it down and keep\n\
-         it: it is shown this once, and nobody can restore it.\n\n",
-    );
-    for (n, word) in phrase.split(' ').enumerate() {
-        text.push_str(&format!("{:>4} {word:<9}", n + 1));
-        if n % 4 == 3 {
-            text.push('\n');
-        }
-    }
-    text.push('\n');
-    text
-}
-
-/// A phrase from the terminal, or from standard input where that is none.
-pub(super) fn given_phrase() -> Result<Phrase, Failure> {
-    let text = secret_input("phrase: ", 1024)?;
-    Ok(Phrase::parse(text.trim())?)
-}
-
-/// Asks on a terminal; reads standard input to its end where that is none.
-fn secret_input(prompt: &str, limit: u64) -> Result<Zeroizing<String>, Failure> {
-    let failed = |error: io::Error| {
-        Failure::new(Exit::Usage, format!("standard input cannot be read: {error}"))
-    };
-    if io::stdin().is_terminal() {
-        return rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(failed);
-    }
-    // Room for all: a text that grows leaves copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(limit as usize + 1));
-    io::stdin().lock().take(limit + 1).read_to_string(&mut text).map_err(failed)?;
-    match text.len() as u64 > limit {
-        true => Err(Failure::new(Exit::Usage, format!("standard input has over {limit} bytes"))),
-        false => Ok(text),
-    }
 }
 
 /// The longest secret, in bytes.

@@ -23,6 +23,8 @@ pub struct NewNode {
     pub plugins: Vec<DevelopPlugin>,
     /// What `unlock` says in its `[vault]`.
     pub unlock: &'static str,
+    /// What `passphrase` says there.
+    pub passphrase: bool,
     /// What its operator is called.
     pub operator: String,
 }
@@ -63,7 +65,7 @@ pub fn init(
     let stanzas = plugin_stanzas(&new.plugins)?;
     let listen = with_port(new.listen).map_err(DevelopError::Listen)?;
     let mut done = Developed::default();
-    let node = node_toml(listen, new.unlock) + &stanzas;
+    let node = node_toml(listen, new) + &stanzas;
     create(&directory.node_config(), 0o600, &node, &mut done)?;
     let operator = own_key(&directory.client_key(), &mut done)?;
     let access = access_toml(&new.operator, operator);
@@ -79,10 +81,15 @@ pub fn init(
     Ok(done.created)
 }
 
-fn node_toml(listen: SocketAddr, unlock: &str) -> String {
+fn node_toml(listen: SocketAddr, new: &NewNode) -> String {
+    let unlock = new.unlock;
     let file = match unlock {
         "file" => "file = \"phrase\"\n",
         _ => "",
+    };
+    let passphrase = match new.passphrase {
+        true => "passphrase = true\n",
+        false => "",
     };
     format!(
         "# What this node is made of. `alknet check` reads it as a start would.\n\
@@ -96,7 +103,7 @@ fn node_toml(listen: SocketAddr, unlock: &str) -> String {
          \n\
          [vault]\n\
          unlock = \"{unlock}\"\n\
-         {file}"
+         {file}{passphrase}"
     )
 }
 
@@ -124,6 +131,7 @@ mod tests {
             listen: "0.0.0.0:4433".parse().unwrap(),
             plugins,
             unlock: "file",
+            passphrase: true,
             operator: "ada".into(),
         }
     }
@@ -145,7 +153,9 @@ mod tests {
         }
         let node = NodeConfig::load(&directory.node_config(), Mode::Pinned).unwrap();
         assert_eq!(node.identity_vault, Some(VaultIdentity::Node));
-        assert_eq!(node.vault.unwrap().unlock, Unlock::File(directory.path().join("phrase")));
+        let vault = node.vault.unwrap();
+        assert_eq!(vault.unlock, Unlock::File(directory.path().join("phrase")));
+        assert!(vault.passphrase);
         assert!(node.plugins[0].gateway && node.plugins[0].sha256.is_some());
         let access = AccessConfig::load(&directory.access_config()).unwrap();
         assert_eq!(access.peers[0].peer_id, "ada");

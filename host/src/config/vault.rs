@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::document::{Read, Table};
+use toml::de::DeValue;
+
+use super::document::{Node, Read, Table};
 use super::problem::{Place, Problem};
 use super::values::choice;
 
@@ -14,6 +16,9 @@ pub struct VaultConfig {
     pub store: PathBuf,
     /// Where the phrase comes from.
     pub unlock: Unlock,
+    /// Whether the phrase has a passphrase (BIP39), which comes from the same place:
+    /// the line below it, or a question of its own. Default no.
+    pub passphrase: bool,
     place: Place,
 }
 
@@ -39,19 +44,25 @@ impl VaultConfig {
         Self {
             store: node_config.with_file_name("credentials.json"),
             unlock: Unlock::Prompt,
+            passphrase: false,
             place: Place::file_only(node_config),
         }
     }
 
     /// What has to be readable for it to be unlocked.
     pub fn reads(&self) -> Vec<PathBuf> {
-        let phrase = match &self.unlock {
-            Unlock::Prompt => None,
-            Unlock::Descriptor(number) => Some(format!("/proc/self/fd/{number}").into()),
-            Unlock::File(file) => Some(file.clone()),
-            Unlock::Credential(_) => std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-        };
-        phrase.into_iter().chain([self.store.clone()]).collect()
+        let mut paths = vec![self.store.clone()];
+        match &self.unlock {
+            Unlock::Prompt => {}
+            Unlock::Descriptor(number) => {
+                paths.extend(["fd", "fdinfo"].map(|of| format!("/proc/self/{of}/{number}").into()));
+            }
+            Unlock::File(file) => paths.push(file.clone()),
+            Unlock::Credential(_) => {
+                paths.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from));
+            }
+        }
+        paths
     }
 
     /// Something wrong with the vault.
@@ -89,7 +100,7 @@ pub(super) fn vault(file: &Path, table: &Table<'_>) -> Option<VaultConfig> {
         let default = VaultConfig::beside(file);
         let enabled = table.or("enabled", true);
         let how = table.node("unlock").and_then(|node| choice(&node, &KINDS));
-        let descriptor = table.get("descriptor");
+        let descriptor = table.node("descriptor").as_ref().and_then(descriptor);
         let phrase_file: Option<PathBuf> = table.get("file");
         let credential = table.get("credential");
         let unlock = match how.unwrap_or(How::Prompt) {
@@ -109,14 +120,39 @@ pub(super) fn vault(file: &Path, table: &Table<'_>) -> Option<VaultConfig> {
             }
         };
         let store = table.or("store", default.store);
-        enabled.then(|| VaultConfig { store, unlock, place: table.place() })
+        let passphrase = table.node("passphrase").as_ref().and_then(passphrase).unwrap_or(false);
+        enabled.then(|| VaultConfig { store, unlock, passphrase, place: table.place() })
     });
     read.flatten()
 }
 
+/// A descriptor that is for the phrase alone.
+fn descriptor(node: &Node<'_>) -> Option<u32> {
+    let number = u32::read(node)?;
+    match number {
+        0..=2 => node.refuse(
+            format!("descriptor {number} is the node's own input, output or log"),
+            "take another, as in `alknet run 3<phrase` with `descriptor = 3`",
+        ),
+        number => Some(number),
+    }
+}
+
+/// Whether there is one. The passphrase itself is not written here.
+fn passphrase(node: &Node<'_>) -> Option<bool> {
+    match node.value() {
+        DeValue::String(_) => node.refuse_secret(
+            "the passphrase itself stands in this file",
+            "write `passphrase = true`, give it where the phrase comes from, and move the secrets \
+             to a new vault",
+        ),
+        _ => bool::read(node),
+    }
+}
+
 /// `node`, or `device-N`.
 impl Read for VaultIdentity {
-    fn read(node: &super::document::Node<'_>) -> Option<Self> {
+    fn read(node: &Node<'_>) -> Option<Self> {
         let text = String::read(node)?;
         if text == "node" {
             return Some(Self::Node);
@@ -169,6 +205,21 @@ mod tests {
             ["the vault is unlocked by a file, and none is named"]
         );
         assert_eq!(wrong("[vault]\nunlock = \"environment\"\n").len(), 1);
+        for number in 0..3 {
+            let text = format!("[vault]\nunlock = \"descriptor\"\ndescriptor = {number}\n");
+            let own = format!("descriptor {number} is the node's own input, output or log");
+            assert_eq!(wrong(&text), [own]);
+        }
+    }
+
+    #[test]
+    fn a_passphrase_is_announced_and_not_written() {
+        let announced = |text: &str| node(text).unwrap().vault.unwrap().passphrase;
+        assert!(!announced("[vault]\n"));
+        assert!(announced("[vault]\npassphrase = true\n"));
+        let problems = node("[vault]\npassphrase = \"open sesame\"\n").unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(!problems.to_string().contains("sesame"), "{problems}");
     }
 
     #[test]
