@@ -361,6 +361,56 @@ async fn k54_a_reconnect_storm_of_1_000_connections_gets_in_again() {
     figures(&what, &node, &client, before, &calls).await;
 }
 
+/// Who completes its handshake costs the most: keys and a place in the table. Some
+/// leave at once, some stay and say nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k54_a_flood_of_completed_handshakes_leaves_calls_answered() {
+    const SENDERS: u32 = 100;
+    const EACH: usize = 25;
+    let node = folder("").start(&[]).await;
+    let client = node.client().await;
+    client.assert_answered().await;
+    let before = node.resident_bytes();
+    let senders: Vec<_> =
+        (0..SENDERS).map(|n| At::new(&node, Ipv4Addr::from_bits(0x7f00_0901 + n))).collect();
+    let flood = async {
+        let mut coming: FuturesUnordered<_> = senders
+            .iter()
+            .map(async |sender| {
+                let (mut completed, mut silent) = (0, Vec::new());
+                for n in 0..EACH {
+                    let Ok(connection) = sender.connect().await else { continue };
+                    completed += 1;
+                    match n % 2 {
+                        0 => connection.close(0_u32.into(), b""),
+                        _ => silent.push(connection),
+                    }
+                }
+                (completed, silent)
+            })
+            .collect();
+        let (mut completed, mut silent) = (0, Vec::new());
+        while let Some((more, stay)) = coming.next().await {
+            completed += more;
+            silent.extend(stay);
+        }
+        // Others still come in.
+        node.client().await.assert_answered().await;
+        echo(&At::new(&node, Ipv4Addr::new(127, 0, 5, 1)).connect().await.unwrap()).await.unwrap();
+        (completed, silent)
+    };
+    let ((completed, silent), calls) = meanwhile(&client, flood).await;
+    let what = format!("{completed} completed handshakes, {} of which stay", silent.len());
+    figures(&what, &node, &client, before, &calls).await;
+    assert!(completed >= 1_000, "this was no flood");
+    assert!(node.resident_bytes() < before + (256 << 20), "{} bytes", node.resident_bytes());
+    let open =
+        async || client.ask("/admin/status", json!({})).await.unwrap()["connections"].clone();
+    let count = async || open().await.as_array().map_or(usize::MAX, Vec::len);
+    drop(silent);
+    within(async { while count().await > 2 {} }).await;
+}
+
 /// Connects and is served, however often it takes.
 async fn insist(at: &At) -> (quinn::Connection, usize) {
     within(async {

@@ -13,7 +13,7 @@ fn lines(node: &NodeFolder, file: &str) -> Vec<Value> {
 }
 
 /// Waits until the file has a line that fits.
-async fn written(node: &NodeFolder, file: &str, fits: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn written(node: &NodeFolder, file: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let found = async {
         loop {
             let exists = node.file(file).exists();

@@ -1,6 +1,7 @@
 //! Resources that belong to whoever made them.
 
 use alknet_plugin_api::code;
+use alknet_tests::secrets::{add_vault, use_the_vaults_key};
 
 use super::*;
 
@@ -76,6 +77,47 @@ async fn who_makes_a_resource_owns_it_also_after_a_restart() {
     let read = ask_as(&client, READER, "/confined/read", json!({ "id": "n1" })).await.unwrap();
     assert_eq!(read["owned"], true);
     assert!(!listed(&client, READER).await);
+}
+
+/// A node that the kernel keeps to its own files still opens its vault and writes
+/// down its owners and decisions, also after a restart and a rotation.
+#[tokio::test]
+async fn a_confined_node_has_its_vault_and_keeps_owners_and_an_audit_log() {
+    let node = folder();
+    node.append("node.toml", "[sandbox]\nfiles = true\n[observe.audit]\n");
+    add_vault(&node, &[]);
+    use_the_vaults_key(&node);
+    node.alknet(["check"]).await.text();
+    let mut node = node.start(&[]).await;
+    for restart in 0..2 {
+        let client = node.client().await;
+        let status = client.ask("/admin/status", json!({})).await.unwrap();
+        assert!(status["confinement"].is_object(), "{status}");
+        if status["confinement"]["enforced"] == "none" {
+            eprintln!("NOT CHECKED: this kernel has no Landlock, so that nothing is confined");
+        }
+        for space in ["native", "confined"] {
+            let create = format!("/{space}/create");
+            let own = json!({ "id": format!("n{restart}") });
+            ask_as(&client, READER, &create, own).await.unwrap();
+            let first = json!({ "id": "n0" });
+            let read = ask_as(&client, READER, &format!("/{space}/read"), first).await.unwrap();
+            assert_eq!(read["owned"], true);
+            observe::written(&node, "state/audit.jsonl", |line| {
+                line["operation"] == create[1..] && line["subject"] == "alk_read"
+            })
+            .await;
+        }
+        std::fs::rename(node.file("state/audit.jsonl"), node.file("state/audit.old")).unwrap();
+        node.process().signal("HUP").await;
+        node.logged("the audit log is opened anew").await;
+        client.ask("/native/context", json!(null)).await.unwrap();
+        observe::written(&node, "state/audit.jsonl", |line| line["operation"] == "native/context")
+            .await;
+        drop(client);
+        node = node.killed().await.start(&[]).await;
+    }
+    assert_eq!(node.read("state/ownership.jsonl").lines().count(), 4);
 }
 
 #[tokio::test]
