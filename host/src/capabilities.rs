@@ -259,13 +259,24 @@ fn signing_key(text: &str) -> Option<SigningKey> {
 
 /// What one plugin is lent, by the names that it uses.
 #[derive(Clone, Debug, Default)]
-pub struct Bundle(BTreeMap<String, (Lent, Vec<String>)>);
+pub struct Bundle {
+    /// Each with the operations that it is lent to.
+    lent: BTreeMap<String, (Lent, Vec<String>)>,
+    #[cfg(feature = "imports")]
+    outbound: crate::outbound::Outbound,
+}
 
 impl Bundle {
     /// Lends one more, to `operations` alone, or to the plugin as a whole where
     /// there are none.
     pub fn lend(&mut self, name: &str, lent: Lent, operations: &[String]) {
-        self.0.insert(name.to_owned(), (lent, operations.to_vec()));
+        self.lent.insert(name.to_owned(), (lent, operations.to_vec()));
+    }
+
+    /// Grants the requests that the plugin may have made with what it is lent.
+    #[cfg(feature = "imports")]
+    pub fn send(&mut self, outbound: crate::outbound::Outbound) {
+        self.outbound = outbound;
     }
 
     /// What the plugin itself sees, outside its operations.
@@ -279,8 +290,18 @@ impl Bundle {
     }
 
     fn seen_by(&self, sees: impl Fn(&[String]) -> bool) -> BTreeMap<String, Capability> {
-        let seen = self.0.iter().filter(|(_, (_, operations))| sees(operations));
-        seen.map(|(name, (lent, _))| (name.clone(), Capability::from(lent))).collect()
+        let seen = self.lent.iter().filter(|(_, (_, operations))| sees(operations));
+        seen.map(|(name, (lent, _))| (name.clone(), self.capability(lent))).collect()
+    }
+
+    #[cfg(feature = "imports")]
+    fn capability(&self, lent: &Lent) -> Capability {
+        self.outbound.capability(lent)
+    }
+
+    #[cfg(not(feature = "imports"))]
+    fn capability(&self, lent: &Lent) -> Capability {
+        Capability::from(lent)
     }
 }
 

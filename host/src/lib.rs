@@ -23,6 +23,8 @@ pub mod endpoint;
 pub mod fuzz;
 pub mod imports;
 pub mod observe;
+#[cfg(feature = "imports")]
+pub mod outbound;
 pub mod ownership;
 pub mod plugins;
 pub mod registry;

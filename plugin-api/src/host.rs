@@ -15,6 +15,7 @@ use crate::backend::HostBackend;
 use crate::connection::Connection;
 use crate::context::{AbortPolicy, OperationEnv};
 use crate::error::CallError;
+use crate::http::{HttpFuture, HttpRequest};
 use crate::identity::Identity;
 use crate::json::Json;
 
@@ -222,6 +223,10 @@ pub trait CapabilityBackend: Send + Sync + 'static {
     fn reveal(&self) -> Option<Bytes>;
     /// An Ed25519 signature, for [`CapabilityKind::Sign`].
     fn sign(&self, message: &[u8]) -> Option<[u8; 64]>;
+    /// The answer to a request that carries the secret.
+    fn send(&self, _request: HttpRequest) -> HttpFuture {
+        crate::http::unavailable()
+    }
 }
 
 impl Capability {
@@ -245,6 +250,22 @@ impl Capability {
     /// capability is of kind [`CapabilityKind::Sign`].
     pub fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
         self.0.sign(message)
+    }
+
+    /// Has the host make a request with the secret in its header, for the kinds
+    /// bearer, basic and header. The plugin sees the answer alone; what the asked
+    /// service tells of the secret in it, the plugin sees, too. An answer takes a
+    /// minute at most.
+    ///
+    /// # Errors
+    /// - `FORBIDDEN`: the deployment file does not grant the plugin the URL's
+    ///   origin, by `outbound`.
+    /// - `INVALID_INPUT`: the request is malformed or over
+    ///   [`MAX_BODY`](crate::http::MAX_BODY), or the capability is of another kind.
+    /// - `RESOURCE_EXHAUSTED`: the answer is over `MAX_BODY`.
+    /// - `INTERNAL`, retryable: there was no answer, or half of one.
+    pub fn send(&self, request: HttpRequest) -> HttpFuture {
+        self.0.send(request)
     }
 }
 

@@ -64,6 +64,7 @@ pub mod fuzz;
 pub mod guest;
 mod handler;
 mod host;
+pub mod http;
 mod identity;
 mod json;
 mod manifest;

@@ -4,14 +4,20 @@
 // A test's panic with its line is the best report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
 use alknet_tests::artifact;
-use alknet_tests::daemon::{Daemon, NodeFolder, Running, built};
-use alknet_tests::secrets::{PHRASE, add_vault};
+use alknet_tests::daemon::{Daemon, Ended, NodeFolder, Running, built};
+use alknet_tests::secrets::{PHRASE, add_vault, use_the_vaults_key};
+use alknet_vault::VaultServiceHandle;
+use alknet_vault::path::SIGNING;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 /// A node with the conformance plugin as a file of each kind.
 async fn with_conformance(file: &Path, grant: &str) -> Daemon {
@@ -115,7 +121,30 @@ async fn k21_a_vault_that_does_not_unlock_is_69() {
     refused(&node, "CREDENTIALS_DIRECTORY is not set").await;
     let descriptor = "unlock = \"descriptor\"\ndescriptor = 99";
     node.replace("node.toml", "unlock = \"credential\"", descriptor);
-    refused(&node, "file descriptor 99 cannot be read").await;
+    refused(&node, "file descriptor 99 is not open").await;
+    // Nobody gave it one of these; it opens some itself before it looks. What a test's
+    // own starter has left open is closed.
+    let (alknet, folder) = (built().alknet.display(), node.directory());
+    let check = format!("{alknet} --node {} check", folder.path().display());
+    let closed = (3..=9).map(|number| format!("{number}<&- ")).collect::<String>();
+    let (mut own, mut before) = (0, 99);
+    for number in 3..=9 {
+        let named = |number| format!("descriptor = {number}");
+        node.replace("node.toml", &named(before), &named(number));
+        before = number;
+        let ended = shell(format!("{check} {closed}")).await;
+        let said = ended.refused(69);
+        let is_own = said.contains(&format!("file descriptor {number} is one of the node's own"));
+        assert!(is_own || said.contains("is not open"), "{said}");
+        own += usize::from(is_own);
+    }
+    assert!(own > 0, "no file of the node's own was among them");
+    for number in [0, 1, 2] {
+        let before = format!("descriptor = {}", if number == 0 { 9 } else { number - 1 });
+        node.replace("node.toml", &before, &format!("descriptor = {number}"));
+        let ended = node.alknet(["check"]).await;
+        assert!(ended.refused(78).contains("is the node's own input, output or log"), "{ended:?}");
+    }
     // What is wrong with the files weighs more: it is not mended by trying again.
     node.append("node.toml", "nonsense = 1\n");
     node.alknet(["check"]).await.refused(78);
@@ -138,6 +167,12 @@ async fn k71_a_phrase_or_store_that_others_can_read_is_refused() {
     assert!(ended.refused(78).contains("0604"), "{ended:?}");
 }
 
+async fn shell(script: String) -> Ended {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
+    Running::spawn(shell.stderr(Stdio::piped()).kill_on_drop(true)).ended().await
+}
+
 #[tokio::test]
 async fn a_phrase_comes_from_a_descriptor_or_a_credential() {
     let node = NodeFolder::developed();
@@ -147,18 +182,21 @@ async fn a_phrase_comes_from_a_descriptor_or_a_credential() {
     let alknet = built().alknet.display();
     let folder = node.directory();
     let check = format!("{alknet} --node {} check", folder.path().display());
-    let shell = async |script: String| {
-        let mut shell = tokio::process::Command::new("sh");
-        shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
-        Running::spawn(shell.stderr(Stdio::piped()).kill_on_drop(true)).ended().await
-    };
 
     node.replace("node.toml", "unlock = \"file\"", "unlock = \"descriptor\"");
     let given = phrase.display();
     // From a file, and from a pipe, which is gone once it is read.
     shell(format!("{check} 3<{given}")).await.text();
-    node.replace("node.toml", "file = \"phrase\"", "descriptor = 0");
-    shell(format!("cat {given} | {check}")).await.text();
+    shell(format!("cat {given} | {check} 3<&0")).await.text();
+    node.replace("node.toml", "file = \"phrase\"", "descriptor = 7");
+    shell(format!("{check} 7<{given}")).await.text();
+    // Nothing comes out of what is written to.
+    let written = shell(format!("{check} 7>>{given}")).await;
+    assert!(written.refused(69).contains("open for writing alone"), "{written:?}");
+    // The kernel keeps a confined node from all that it does not name.
+    node.append("node.toml", "[sandbox]\nfiles = true\n");
+    shell(format!("{check} 7<{given}")).await.text();
+    shell(format!("cat {given} | {check} 7<&0")).await.text();
 
     node.replace("node.toml", "unlock = \"descriptor\"", "unlock = \"credential\"");
     std::fs::rename(&phrase, node.file("alknet-phrase")).unwrap();
@@ -170,38 +208,174 @@ async fn a_phrase_comes_from_a_descriptor_or_a_credential() {
 async fn the_vault_gives_the_node_its_key() {
     let node = NodeFolder::developed();
     add_vault(&node, &[]);
-    // m/74'/0'/0'/0' of the phrase, by Python, from the two specifications.
-    let public = "e78c2766a792f09bfccb51493968ac322283e8d021a30063784d806929762ecc";
-    node.replace("node.toml", "key = \"node.key\"", "vault = \"node\"");
-    let address = node.address();
-    node.replace("known-nodes", &hex(&address.key().unwrap().0), public);
+    let public = use_the_vaults_key(&node);
     let node = node.start(&[]).await;
     assert!(node.process().stdout().contains(public), "{}", node.process().stdout());
     let status = node.alknet(["status", "--json"]).await.json();
     assert_eq!(status["node_key"], public);
 }
 
+fn vault() -> VaultServiceHandle {
+    let vault = VaultServiceHandle::new();
+    vault.unlock(PHRASE, "").unwrap();
+    vault
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A server that answers one request a connection, and its origin and requests.
+async fn service() -> (String, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let (seen, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"question") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "cut off");
+            }
+            let request = String::from_utf8(request).unwrap();
+            let path = request.split(' ').nth(1).unwrap();
+            let (head, body) = match path {
+                "/away" => ("302 Found\r\nlocation: /stolen\r\ncontent-length: 0", Vec::new()),
+                "/announced" => ("200 OK\r\ncontent-length: 8388609", Vec::new()),
+                "/endless" => ("200 OK", vec![b'x'; 9 << 20]),
+                "/broken" => ("200 OK\r\ncontent-length: 9", vec![b'x'; 1]),
+                _ => ("200 OK\r\ncontent-type: text/plain\r\ncontent-length: 6", b"answer".into()),
+            };
+            seen.send(request).unwrap();
+            let head = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n");
+            // Who asked may have seen enough.
+            let _gone = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+        }
+    });
+    (origin, requests)
+}
+
 #[tokio::test]
-async fn k73_no_log_status_or_error_holds_a_secret() {
+async fn k75_a_plugin_signs_and_sends_what_it_never_sees() {
+    for file in [
+        artifact::component("alknet-plugin-conformance"),
+        artifact::native("alknet-plugin-conformance"),
+    ] {
+        let is_component = file.extension().unwrap() == "wasm";
+        let (origin, mut requests) = service().await;
+        let dead = format!("http://{}", alknet_tests::daemon::reserve_tcp());
+        let node = NodeFolder::developed();
+        add_vault(&node, &[("search", "s3cret-bearer"), ("shown", "s3cret-shown")]);
+        node.append(
+            "node.toml",
+            &format!(
+                "[[plugin]]\nname = \"conformance\"\nartifact = \"{}\"\n\
+                 outbound = [\"{origin}\", \"{dead}\"]\n[plugin.capabilities]\n\
+                 search = {{ entry = \"search\", kind = \"bearer\" }}\n\
+                 secret = {{ entry = \"shown\", kind = \"bytes\", reveal = true }}\n\
+                 key = {{ path = \"{SIGNING}\", kind = \"sign\" }}\n",
+                file.display()
+            ),
+        );
+        let node = node.start(&[]).await;
+        let client = node.client().await;
+        let signature = client.ask("/conformance/sign", json!(["key", "hello"])).await.unwrap();
+        let signature: Vec<u8> = serde_json::from_value(signature).unwrap();
+        let public: [u8; 32] =
+            vault().derive_ed25519(SIGNING).unwrap().public_key().try_into().unwrap();
+        let signature = ed25519_dalek::Signature::from_slice(&signature).unwrap();
+        let public = ed25519_dalek::VerifyingKey::from_bytes(&public).unwrap();
+        public.verify_strict(b"hello", &signature).unwrap();
+
+        let send = async |capability: &str, url: Option<String>, find: &str| {
+            let masked: Vec<u8> = find.bytes().map(|byte| byte + 1).collect();
+            let input = json!({ "capability": capability, "url": url, "masked": masked });
+            client.ask("/conformance/send", input).await.unwrap()
+        };
+        // Who sees a secret has it in memory, and is found to.
+        let seen = send("secret", None, "s3cret-shown").await;
+        assert_eq!(seen["shown"], true);
+        assert_eq!(seen["holds"], if is_component { json!(true) } else { Value::Null });
+        // Who sends one has not.
+        for secret in ["s3cret-bearer", "Bearer s3"] {
+            let sent = send("search", Some(format!("{origin}/ask")), secret).await;
+            let answer = json!({ "status": 200, "kind": "text/plain", "body": "answer" });
+            assert_eq!(sent["answer"], answer);
+            assert_eq!(sent["shown"], false);
+            assert_eq!(sent["holds"], if is_component { json!(false) } else { Value::Null });
+            let request = requests.recv().await.unwrap();
+            assert!(request.starts_with("POST /ask HTTP/1.1\r\n"), "{request}");
+            let authorization: Vec<_> =
+                request.lines().filter(|line| line.starts_with("authorization")).collect();
+            assert_eq!(authorization, ["authorization: Bearer s3cret-bearer"], "and not its own");
+        }
+
+        let refused = async |capability: &str, url: String| {
+            let error = send(capability, Some(url), "s3").await["answer"]["error"].clone();
+            (error["code"].as_str().unwrap().to_owned(), error["retryable"] == true)
+        };
+        // A redirect is handed back, and nobody goes where it points.
+        let away = send("search", Some(format!("{origin}/away")), "s3").await;
+        assert_eq!(away["answer"]["status"], 302);
+        for path in ["/announced", "/endless"] {
+            let (code, _) = refused("search", format!("{origin}{path}")).await;
+            assert_eq!(code, "RESOURCE_EXHAUSTED", "{path}");
+        }
+        let broken = refused("search", format!("{origin}/broken")).await;
+        assert_eq!(broken, ("INTERNAL".to_owned(), true));
+        let lost = refused("search", dead).await;
+        assert_eq!(lost, ("INTERNAL".to_owned(), true));
+        let elsewhere = [&origin.replace("127.0.0.1", "localhost"), "https://example.org/"];
+        for url in elsewhere {
+            assert_eq!(refused("search", url.into()).await, ("FORBIDDEN".to_owned(), false));
+        }
+        for (capability, url) in [("search", "nonsense"), ("key", &*origin), ("secret", &origin)] {
+            let (code, _) = refused(capability, url.into()).await;
+            assert_eq!(code, "INVALID_INPUT", "{capability} {url}");
+        }
+        requests.close();
+        let mut paths = Vec::new();
+        while let Some(request) = requests.recv().await {
+            paths.push(request.split(' ').nth(1).unwrap().to_owned());
+        }
+        assert_eq!(paths, ["/away", "/announced", "/endless", "/broken"]);
+        let all = node.process().stdout() + &node.process().stderr();
+        assert!(all.contains("sent with Capability(Bearer, [REDACTED])"), "{all}");
+        assert!(!all.contains("s3cret"), "{all}");
+    }
+}
+
+/// What a node shows of itself to whoever measures it.
+async fn metrics(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn k73_no_log_status_metric_audit_or_error_holds_a_secret() {
     let node = NodeFolder::developed();
     let pem = "s3cret-pem";
     add_vault(&node, &[("bytes", "s3cret-bytes"), ("bearer", "s3cret-bearer"), ("pem", pem)]);
+    let shown = alknet_tests::daemon::reserve_tcp();
+    let (origin, mut requests) = service().await;
     let file = artifact::component("alknet-plugin-conformance");
-    node.replace("node.toml", "key = \"node.key\"", "vault = \"node\"");
-    let public = "e78c2766a792f09bfccb51493968ac322283e8d021a30063784d806929762ecc";
-    let address = node.address();
-    node.replace("known-nodes", &hex(&address.key().unwrap().0), public);
+    use_the_vaults_key(&node);
     node.append(
         "node.toml",
         &format!(
-            "[observe]\nlog = \"info,alknet=trace,quinn=debug,rustls=debug\"\naudit = {{}}\n\
-             [[plugin]]\nname = \"conformance\"\nartifact = \"{}\"\n\
+            "[observe]\nlog = \"trace,wasmtime=info,cranelift=info\"\n\
+             metrics = \"{shown}\"\n[observe.audit]\nwhat = \"all\"\n\
+             [[plugin]]\nname = \"conformance\"\nartifact = \"{}\"\noutbound = [\"{origin}\"]\n\
              [plugin.capabilities]\n\
-             secret = {{ entry = \"bytes\", kind = \"bytes\", reveal = true }}\n",
+             search = {{ entry = \"bearer\", kind = \"bearer\" }}\n\
+             secret = {{ entry = \"bytes\", kind = \"bytes\", reveal = true }}\n\
+             key = {{ path = \"{SIGNING}\", kind = \"sign\" }}\n",
             file.display()
         ),
     );
@@ -211,6 +385,12 @@ async fn k73_no_log_status_or_error_holds_a_secret() {
     let node = node.start(&[]).await;
     let client = node.client().await;
     let mut all = lent(&node).await.to_string();
+    client.ask("/conformance/sign", json!(["key", "hello"])).await.unwrap();
+    for url in [&*origin, "https://example.org/"] {
+        let send = json!({ "capability": "search", "url": url, "masked": [0] });
+        all += &client.ask("/conformance/send", send).await.unwrap().to_string();
+    }
+    assert!(requests.recv().await.unwrap().contains("Bearer s3cret-bearer"));
     for _panic in 0..2 {
         all += &format!("{:?}", client.ask("/conformance/panic", json!(null)).await);
     }
@@ -228,15 +408,19 @@ async fn k73_no_log_status_or_error_holds_a_secret() {
     ] {
         all += &format!("{:?}", node.alknet(arguments).await);
     }
+    all += &metrics(shown).await;
+    all += &node.read("state/audit.jsonl");
     // A grant that does not fit is told without what it holds.
     node.append("node.toml", "secret2 = { entry = \"pem\", kind = \"tls-identity\" }\n");
     all += &format!("{:?}", node.alknet(["check"]).await);
     all += &(node.process().stdout() + &node.process().stderr());
-    assert!(all.contains("DEBUG") && all.contains("key_version"), "it was looked at");
-    let vault = alknet_vault::VaultServiceHandle::new();
-    vault.unlock(PHRASE, "").unwrap();
+    let seen = ["TRACE", "key_version", "alknet_calls", "\"operation\":", "FORBIDDEN"];
+    for what in seen {
+        assert!(all.contains(what), "{what} was not looked at");
+    }
+    let vault = vault();
     let mut secrets = vec!["s3cret".to_owned(), "abandon abandon".into(), token[8..].to_owned()];
-    for path in ["m/74'/0'/0'/0'", "m/74'/2'/0'/0'", "m/74'/3'/0'/0'"] {
+    for path in ["m/74'/0'/0'/0'", "m/74'/2'/0'/0'", SIGNING] {
         secrets.push(hex(&*vault.derive_ed25519(path).unwrap().expose_secret()));
     }
     secrets.push(node.read("client.key").trim().to_owned());

@@ -98,6 +98,14 @@ impl Lender {
     pub(super) fn bundle(&self, stanza: &PluginStanza) -> Result<Bundle, Problems> {
         let mut problems = Problems::default();
         let mut bundle = Bundle::default();
+        #[cfg(feature = "imports")]
+        match crate::outbound::Outbound::new(&stanza.outbound) {
+            Ok(outbound) => bundle.send(outbound),
+            Err(error) => {
+                let remedy = "without `outbound`, nothing is sent";
+                problems.push(stanza.problem("outbound", error.to_string(), remedy));
+            }
+        }
         for (name, grant) in &stanza.capabilities {
             match self.lend(grant) {
                 Ok(lent) => bundle.lend(name, lent, &grant.operations),

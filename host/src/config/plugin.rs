@@ -1,6 +1,7 @@
 //! A `[[plugin]]` stanza: which plugin, pinned how, with what authority.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct PluginStanza {
     pub reach: Vec<String>,
     /// The secrets it is lent, by the name that the plugin uses.
     pub capabilities: BTreeMap<String, CapabilityGrant>,
+    /// The origins that the host makes requests to for it, with what it is lent.
+    pub outbound: Vec<String>,
     /// Operations that must be for the wire: one that the plugin keeps internal
     /// stops the start, as only the plugin can offer it.
     pub expose: Vec<String>,
@@ -167,6 +170,7 @@ impl Read for PluginStanza {
                 authority: table.get("authority"),
                 reach: operations(table, "reach"),
                 capabilities: table.or_default("capabilities"),
+                outbound: table.node("outbound").as_ref().and_then(origins).unwrap_or_default(),
                 expose: operations(table, "expose"),
                 hide: operations(table, "hide"),
                 owns: table.or_default("owns"),
@@ -177,6 +181,17 @@ impl Read for PluginStanza {
                 place: table.place(),
                 places: table.places(),
             };
+            let sent = |grant: &CapabilityGrant| {
+                use CapabilityKind::{Basic, Bearer, Header};
+                matches!(grant.kind, Bearer | Basic | Header)
+            };
+            if !stanza.outbound.is_empty() && !stanza.capabilities.values().any(sent) {
+                table.problem(stanza.problem(
+                    "outbound",
+                    "the plugin is lent nothing that could be sent",
+                    "lend it a capability of kind `bearer`, `basic` or `header`, or remove the key",
+                ));
+            }
             if let Some(both) = stanza.expose.iter().find(|name| stanza.hide.contains(name)) {
                 table.problem(stanza.problem(
                     "hide",
@@ -254,6 +269,61 @@ fn operations(table: &Table<'_>, key: &'static str) -> Vec<String> {
         )
     };
     elements.iter().filter_map(name).collect()
+}
+
+/// Where requests may go.
+fn origins(node: &Node<'_>) -> Option<Vec<String>> {
+    let origins = Vec::<String>::read(node)?;
+    for (text, element) in origins.iter().zip(node.elements()?) {
+        match origin(text) {
+            Some(("http", host)) if !matches!(host, "127.0.0.1" | "[::1]" | "localhost") => element
+                .refuse::<()>(
+                    format!("anybody on the way to `{text}` could read the secret"),
+                    "write `https://`; only this machine may be asked without",
+                ),
+            Some(_) => None,
+            None => element.refuse(
+                format!("`{text}` is not an origin"),
+                "write scheme, host and port in lower case, as in `https://api.example.com` or \
+                 `https://api.example.com:8443`",
+            ),
+        };
+    }
+    if !cfg!(feature = "imports") && !origins.is_empty() {
+        return node.refuse(
+            "requests for plugins are not built into this binary",
+            "remove `outbound`, or build alknet with the feature `imports`",
+        );
+    }
+    Some(origins)
+}
+
+/// The scheme and host of an origin, if it is spelled as URLs spell theirs, by which
+/// they are compared.
+fn origin(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let scheme_port = match scheme {
+        "https" => "443",
+        "http" => "80",
+        _ => return None,
+    };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let port_ok = |port: &str| {
+        let number = port.parse::<u16>();
+        port != scheme_port && number.is_ok_and(|number| number.to_string() == port)
+    };
+    let host_ok = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(literal) => literal.parse::<Ipv6Addr>().is_ok_and(|ip| ip.to_string() == literal),
+        None => {
+            let letter =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
+            !host.is_empty() && host.bytes().all(letter)
+        }
+    };
+    (host_ok && port.is_none_or(port_ok)).then_some((scheme, host))
 }
 
 fn isolation(table: &Table<'_>) -> Isolation {

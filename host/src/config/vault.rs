@@ -245,6 +245,55 @@ mod tests {
     }
 
     #[test]
+    fn requests_go_to_origins_as_urls_spell_them() {
+        let stanza = |kind: &str, origin: &str| {
+            format!(
+                "[vault]\n[[plugin]]\nname = \"a\"\nartifact = \"x\"\noutbound = [\"{origin}\"]\n\
+                 capabilities = {{ c = {{ entry = \"e\", {kind} }} }}\n"
+            )
+        };
+        let bearer = |origin: &str| stanza("kind = \"bearer\"", origin);
+        for origin in [
+            "https://api.example.com",
+            "https://api.example.com:8443",
+            "https://192.0.2.1",
+            "https://[2001:db8::1]:8443",
+            "http://127.0.0.1:8080",
+            "http://[::1]",
+            "http://localhost",
+        ] {
+            let config = node(&bearer(origin)).unwrap();
+            assert_eq!(config.plugins[0].outbound, [origin]);
+        }
+        for origin in [
+            "",
+            "https://",
+            "api.example.com",
+            "https://api.example.com/",
+            "https://api.example.com:443",
+            "https://api.example.com:08443",
+            "https://api.example.com:",
+            "https://api.example.com:99999",
+            "https://API.example.com",
+            "https://me@api.example.com",
+            "https://*.example.com",
+            "https://[2001:db8:0::1]",
+            "https://[::1",
+            "ftp://api.example.com",
+        ] {
+            let wrong = wrong(&bearer(origin));
+            assert_eq!(wrong, [format!("`{origin}` is not an origin")]);
+        }
+        for origin in ["http://api.example.com", "http://127.0.0.1.example.com", "http://192.0.2.1"]
+        {
+            let wrong = wrong(&bearer(origin));
+            assert_eq!(wrong, [format!("anybody on the way to `{origin}` could read the secret")]);
+        }
+        let unsent = stanza("kind = \"bytes\", reveal = true", "https://api.example.com");
+        assert_eq!(wrong(&unsent), ["the plugin is lent nothing that could be sent"]);
+    }
+
+    #[test]
     fn a_grant_says_how_its_secret_is_used() {
         let stanza = |grant: &str| {
             format!(

@@ -1,4 +1,4 @@
-//! The HTTP client of all imports: bounded answers, redirects that stay at home,
+//! The HTTP client of all imports, and of requests for plugins: bounded answers, redirects that stay at home,
 //! and errors that name the service and no secret.
 //!
 //! A call has no timer of its own here. Its deadline, its abort and its caller's
@@ -55,25 +55,7 @@ impl HttpClient {
     /// # Errors
     /// See [`ClientError`].
     pub(crate) fn new(max_response: usize) -> Result<Self, ClientError> {
-        let provider = provider();
-        let authorities = rustls_platform_verifier::Verifier::new(provider.clone())
-            .map_err(ClientError::Authorities)?;
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(ClientError::Tls)?
-            .dangerous()
-            .with_custom_certificate_verifier(std::sync::Arc::new(authorities))
-            .with_no_client_auth();
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .user_agent(concat!("alknet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(same_origin())
-            // A proxy of the environment's would see every credential.
-            .no_proxy()
-            .build()
-            .map_err(ClientError::Client)?;
-        Ok(Self { client, max_response })
+        Ok(Self { client: client(same_origin())?, max_response })
     }
 
     /// The same connections with another limit.
@@ -104,28 +86,15 @@ impl HttpClient {
     ///
     /// # Errors
     /// `INTERNAL`: the body is over the limit, or the connection broke.
-    pub(super) async fn body(&self, mut response: Response) -> Result<Bytes, CallError> {
+    pub(super) async fn body(&self, response: Response) -> Result<Bytes, CallError> {
         let service = service(response.url());
-        let announced = response.content_length().unwrap_or(0);
-        if announced > self.max_response as u64 {
-            return Err(self.too_large(&service));
-        }
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| lost(&service, &error))? {
-            if body.len() + chunk.len() > self.max_response {
-                return Err(self.too_large(&service));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
-    }
-
-    fn too_large(&self, service: &str) -> CallError {
-        CallError::internal(format!(
-            "{service} answered with more than the import's limit of {} bytes; raise \
-             `max_response`",
-            self.max_response
-        ))
+        body(response, self.max_response).await?.ok_or_else(|| {
+            CallError::internal(format!(
+                "{service} answered with more than the import's limit of {} bytes; raise \
+                 `max_response`",
+                self.max_response
+            ))
+        })
     }
 
     /// What a call gets for an answer.
@@ -158,6 +127,51 @@ impl HttpClient {
     }
 }
 
+/// A client that knows the system's certificate authorities, and nothing else of
+/// the environment.
+///
+/// # Errors
+/// See [`ClientError`].
+pub(crate) fn client(redirects: Policy) -> Result<Client, ClientError> {
+    let provider = provider();
+    let authorities = rustls_platform_verifier::Verifier::new(provider.clone())
+        .map_err(ClientError::Authorities)?;
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(ClientError::Tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(std::sync::Arc::new(authorities))
+        .with_no_client_auth();
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(concat!("alknet/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirects)
+        // A proxy of the environment's would see every credential.
+        .no_proxy()
+        .build()
+        .map_err(ClientError::Client)
+}
+
+/// The whole body of an answer; `None` if it is over `limit` bytes.
+///
+/// # Errors
+/// `INTERNAL`, retryable: the connection broke.
+pub(crate) async fn body(mut response: Response, limit: usize) -> Result<Option<Bytes>, CallError> {
+    let service = service(response.url());
+    if response.content_length().is_some_and(|announced| announced > limit as u64) {
+        return Ok(None);
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| lost(&service, &error))? {
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
 /// Redirects within the origin that was asked are followed. Anything else could
 /// take a request, with what it holds, where nobody meant it to go.
 fn same_origin() -> Policy {
@@ -175,7 +189,7 @@ fn same_origin() -> Policy {
 
 /// A service as messages name it: without path and query, which may hold what
 /// callers sent.
-pub(super) fn service(url: &Url) -> String {
+pub(crate) fn service(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
@@ -191,14 +205,16 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
 }
 
 /// The error of a request that got no answer, or half of one.
-pub(super) fn lost(service: &str, error: &reqwest::Error) -> CallError {
+pub(crate) fn lost(service: &str, error: &reqwest::Error) -> CallError {
     let cause = cause(error);
     let message = if error.is_redirect() {
         format!("{service} redirects without end")
-    } else if error.is_timeout() {
+    } else if error.is_connect() && error.is_timeout() {
         format!("{service} cannot be reached in {} s", CONNECT_TIMEOUT.as_secs())
     } else if error.is_connect() {
         format!("{service} cannot be reached: {cause}")
+    } else if error.is_timeout() {
+        format!("{service} did not answer in time")
     } else {
         format!("the connection to {service} broke: {cause}")
     };

@@ -1,4 +1,4 @@
-//! Capabilities across the boundary.
+//! Capabilities across the boundary, and the requests made with them.
 
 use std::sync::Arc;
 
@@ -7,8 +7,11 @@ use abi_stable::prefix_type::WithMetadata;
 use bytes::Bytes;
 
 use super::fault::Fault;
+use super::future::{RawTask, run};
 use super::value::{Blob, Handle, Slice, Table, answer, ask, demand, drop_raw, object};
+use crate::error::CallError;
 use crate::host::{Capability, CapabilityBackend, CapabilityKind};
+use crate::http::{self, HttpFuture, HttpRequest, HttpResponse, frame};
 
 type Out<T> = *mut T;
 
@@ -29,6 +32,14 @@ pub struct CapabilityTable {
         out: *mut [u8; 64],
         fault: *mut Fault,
     ) -> u32,
+    /// The request and the answer are frames of [`http`](crate::http); absent in
+    /// hosts that make no requests.
+    pub send: unsafe extern "C" fn(
+        data: *mut (),
+        request: Blob,
+        out: *mut RawTask<Blob>,
+        fault: *mut Fault,
+    ) -> u32,
 }
 
 impl Table for CapabilityRef {
@@ -42,6 +53,7 @@ static CAPABILITY: WithMetadata<CapabilityTable> = WithMetadata::new(CapabilityT
     kind: capability_kind,
     reveal: capability_reveal,
     sign: capability_sign,
+    send: capability_send,
 });
 
 pub(crate) fn export_capability(capability: Capability) -> Handle<CapabilityRef> {
@@ -66,6 +78,25 @@ unsafe extern "C" fn capability_sign(
 ) -> u32 {
     // SAFETY: as above.
     unsafe { answer(out, fault, || Ok(object::<Capability>(data).sign(message.bytes()))) }
+}
+
+unsafe extern "C" fn capability_send(
+    data: *mut (),
+    request: Blob,
+    out: Out<RawTask<Blob>>,
+    fault: Out<Fault>,
+) -> u32 {
+    let body = || {
+        let (head, body) = frame::read::<HttpRequest>(&request.into_bytes())?;
+        // SAFETY: as above.
+        let answer = unsafe { object::<Capability>(data) }.send(HttpRequest { body, ..head });
+        Ok(Some(RawTask::future(async move {
+            let answer = answer.await?;
+            Ok(Blob::new(frame::write(&answer, &answer.body)?))
+        })))
+    };
+    // SAFETY: as above.
+    unsafe { answer(out, fault, body) }
 }
 
 struct ImportedCapability {
@@ -99,5 +130,19 @@ impl CapabilityBackend for ImportedCapability {
             self.handle.table.sign()(self.handle.data, Slice::new(message), out, fault)
         });
         signature.ok().flatten()
+    }
+
+    fn send(&self, request: HttpRequest) -> HttpFuture {
+        let Some(send) = self.handle.table.send() else { return http::unavailable() };
+        let sent = frame::write(&request, &request.body).map(|request| {
+            let request = Blob::argument(&request);
+            // SAFETY: the handle is alive and the request lives through the call.
+            demand(|out, fault| unsafe { send(self.handle.data, request, out, fault) })
+        });
+        Box::pin(async move {
+            let answer = run(sent?).await.map_err(CallError::from)?;
+            let (head, body) = frame::read::<HttpResponse>(&answer.into_bytes())?;
+            Ok(HttpResponse { body, ..head })
+        })
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 
 use super::*;
+use crate::http::{HttpRequest, HttpResponse};
 use crate::prelude::*;
 use crate::testing::{Pair, TestHost};
 use crate::{
@@ -143,6 +144,16 @@ async fn services(host: Host, context: OperationContext) -> Result<String, CallE
     check(key.kind() == CapabilityKind::Bytes, "kind")?;
     check(key.reveal().is_some_and(|bytes| &bytes[..] == b"hush"), "reveal")?;
     check(key.sign(b"x").is_none() && host.capability("none").is_none(), "sign")?;
+    let refused = key.send(HttpRequest::get("https://a.example/")).await;
+    check(refused.is_err_and(|error| error.code == "INTERNAL"), "a host that sends nothing")?;
+    let search = host.capability("search").ok_or_else(|| wrong("search"))?;
+    let body = Bytes::from(vec![7; 100_000]);
+    let request = HttpRequest::post("https://a.example/", body.clone()).header("x-a", "b");
+    let answer = search.send(request).await?;
+    check(answer.status == 201 && answer.body == body, "send")?;
+    check(answer.header("x-a") == Some("b"), "send, headers")?;
+    let refused = search.send(HttpRequest::get("https://b.example/")).await;
+    check(refused.is_err_and(|error| error.code == "FORBIDDEN"), "send, refused")?;
 
     let (tell, told) = tokio::sync::oneshot::channel();
     let mut task = host.spawn(async move {
@@ -227,6 +238,14 @@ fn host() -> TestHost {
     TestHost::new()
         .token(b"secret", Identity { id: "ada".into(), ..Identity::default() })
         .secret("key", CapabilityKind::Bytes, &b"hush"[..])
+        .sender("search", |request| async move {
+            if request.url != "https://a.example/" {
+                return Err(CallError::forbidden("another origin"));
+            }
+            let mut answer = HttpResponse::new(201);
+            (answer.headers, answer.body) = (request.headers, request.body);
+            Ok(answer)
+        })
         .gateway()
         .operation("other/twice", |_, n: u32| async move { Ok(n * 2) })
         .subscription("other/upto", |_, n: u32, mut sink: ItemSink<u32>| async move {

@@ -14,6 +14,7 @@ use crate::backend::ContextBackend;
 use crate::context::{AbortPolicy, ContextInfo, OperationEnv, PeerRef};
 use crate::error::CallError;
 use crate::host::{Capability, CapabilityBackend, CapabilityKind};
+use crate::http::{HttpFuture, HttpRequest, HttpResponse};
 use crate::json::Json;
 use crate::operation::{CallFuture, CallStream};
 use crate::ownership::OwnershipRequest;
@@ -171,13 +172,13 @@ impl OperationEnv for GuestEnv {
     }
 }
 
-struct GuestCapability(Local<capabilities::Capability>, CapabilityKind);
+struct GuestCapability(Local<Rc<capabilities::Capability>>, CapabilityKind);
 
 /// A capability of the host's.
 pub(super) fn capability(resource: capabilities::Capability) -> Capability {
     let kind = serde_json::from_value(resource.kind().into())
         .unwrap_or_else(|error| panic!("the host's capability: {error}"));
-    Capability::new(Arc::new(GuestCapability(Local(resource), kind)))
+    Capability::new(Arc::new(GuestCapability(Local(Rc::new(resource)), kind)))
 }
 
 impl CapabilityBackend for GuestCapability {
@@ -191,5 +192,17 @@ impl CapabilityBackend for GuestCapability {
 
     fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
         self.0.sign(message)?.try_into().ok()
+    }
+
+    fn send(&self, request: HttpRequest) -> HttpFuture {
+        let capability = self.0.clone();
+        boxed(async move {
+            let HttpRequest { method, url, headers, body } = request;
+            let body = body.into();
+            let request = capabilities::HttpRequest { method, url, headers, body };
+            let answer = capability.send(request).await?;
+            let capabilities::HttpResponse { status, headers, body } = answer;
+            Ok(HttpResponse { status, headers, body: body.into() })
+        })
     }
 }

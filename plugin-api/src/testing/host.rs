@@ -24,6 +24,7 @@ use crate::host::{
     Capability, CapabilityBackend, CapabilityKind, Gateway, Host, Level, LogRecord, TaskControl,
     TaskHandle,
 };
+use crate::http::{HttpFuture, HttpRequest, HttpResponse};
 use crate::identity::Identity;
 use crate::json::Json;
 use crate::manifest::Manifest;
@@ -152,6 +153,36 @@ impl TestHost {
             }
         }
         self.capability(name, Capability::new(Arc::new(Secret(kind, secret.into()))))
+    }
+
+    /// Lends a secret that the plugin cannot see: `answer` gives the answers to
+    /// the requests that it sends with it.
+    #[must_use]
+    pub fn sender<Fut>(
+        self,
+        name: &str,
+        answer: impl Fn(HttpRequest) -> Fut + Send + Sync + 'static,
+    ) -> Self
+    where
+        Fut: Future<Output = Result<HttpResponse, CallError>> + Send + 'static,
+    {
+        struct Sender<F>(F);
+        impl<F: Fn(HttpRequest) -> HttpFuture + Send + Sync + 'static> CapabilityBackend for Sender<F> {
+            fn kind(&self) -> CapabilityKind {
+                CapabilityKind::Bearer
+            }
+            fn reveal(&self) -> Option<Bytes> {
+                None
+            }
+            fn sign(&self, _: &[u8]) -> Option<[u8; 64]> {
+                None
+            }
+            fn send(&self, request: HttpRequest) -> HttpFuture {
+                self.0(request)
+            }
+        }
+        let sender = Sender(move |request| -> HttpFuture { Box::pin(answer(request)) });
+        self.capability(name, Capability::new(Arc::new(sender)))
     }
 
     /// Lends a capability.

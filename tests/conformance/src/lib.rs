@@ -8,6 +8,7 @@
 mod answer;
 mod command;
 mod handler;
+mod memory;
 mod operations;
 mod trouble;
 

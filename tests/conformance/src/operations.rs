@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use alknet_plugin_api::http::HttpRequest;
 use alknet_plugin_api::prelude::*;
 use alknet_plugin_api::{CapabilityKind, CapabilityRequest, PeerRef};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::memory::holds;
 use crate::trouble::{Bomb, Waiting, allocate, spin};
 
 /// The one error that the operations declare.
@@ -20,13 +22,16 @@ pub(crate) fn declare(manifest: Manifest) -> Manifest {
     let subscription = |name: &str, description: &str| {
         OperationSpec::subscription(format!("conformance/{name}")).description(description)
     };
+    let capability = |name: &str, kind, description: &str| CapabilityRequest {
+        name: name.to_owned(),
+        kind,
+        description: description.to_owned(),
+        optional: true,
+    };
     manifest
-        .capability(CapabilityRequest {
-            name: "secret".into(),
-            kind: CapabilityKind::Bytes,
-            description: "Shown in part, to see that it was lent".into(),
-            optional: true,
-        })
+        .capability(capability("secret", CapabilityKind::Bytes, "Shown in part: it was lent"))
+        .capability(capability("search", CapabilityKind::Bearer, "Sent and never seen"))
+        .capability(capability("key", CapabilityKind::Sign, "Signs and is never seen"))
         .operation(query("echo", "Answers with its input"))
         .operation(query("greeting", "Answers with the configured greeting"))
         .operation(
@@ -35,6 +40,8 @@ pub(crate) fn declare(manifest: Manifest) -> Manifest {
         )
         .operation(query("context", "Answers with what it knows of the call"))
         .operation(query("capability", "Answers with a capability's kind and size"))
+        .operation(query("sign", "Answers with a capability's signature"))
+        .operation(query("send", "Has the host send a request; says if it then holds a text"))
         .operation(query("compose", "Calls the operation it is given"))
         .operation(query("peer", "Calls an operation of a peer, the named one or any"))
         .operation(query("relay", "Collects the items of the subscription it is given"))
@@ -50,6 +57,14 @@ pub(crate) fn declare(manifest: Manifest) -> Manifest {
         )
         .operation(subscription("forever", "Counts for ever; logs when it is dropped"))
         .operation(subscription("panic_after", "Panics after so many items"))
+}
+
+#[derive(Deserialize)]
+struct Send {
+    capability: String,
+    url: Option<String>,
+    /// The text to look for; see [`holds`].
+    masked: Vec<u8>,
 }
 
 #[derive(Deserialize)]
@@ -101,6 +116,32 @@ pub(crate) fn attach(host: Host, greeting: String, on: &mut Registrar) {
                 "bytes": capability.reveal().map(|secret| secret.len()),
             })
         }))
+    });
+    on.operation("conformance/sign", |context, (name, text): (String, String)| async move {
+        let signature = context.capability(&name).and_then(|key| key.sign(text.as_bytes()));
+        Ok(signature.map(Vec::from))
+    });
+    on.operation("conformance/send", |context, input: Send| async move {
+        let capability = context.capability(&input.capability);
+        let capability = capability.ok_or_else(|| CallError::not_found("not lent"))?;
+        let shown = capability.reveal();
+        let answer = match input.url {
+            Some(url) => {
+                let request = HttpRequest::post(url, "question").header("authorization", "mine");
+                match capability.send(request).await {
+                    Ok(answer) => json!({
+                        "status": answer.status,
+                        "kind": answer.header("content-type"),
+                        "body": String::from_utf8_lossy(&answer.body),
+                    }),
+                    Err(error) => json!({ "error": error }),
+                }
+            }
+            None => Value::Null,
+        };
+        tracing::info!("sent with {capability:?}");
+        let holds = holds(&input.masked);
+        Ok(json!({ "answer": answer, "shown": shown.is_some(), "holds": holds }))
     });
     on.operation_json("conformance/compose", |context, input| async move {
         let inner: Compose =

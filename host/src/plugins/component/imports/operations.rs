@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use alknet_plugin_api::http::HttpRequest;
 use alknet_plugin_api::{
     CallError, CallStream, Capability, Json, OperationContext, OperationEnv, PeerRef,
 };
@@ -272,6 +273,27 @@ impl wit::HostItemSinkWithStore<State> for Imports {
 }
 
 impl capabilities::Host for State {}
+
+impl capabilities::HostCapabilityWithStore<State> for Imports {
+    async fn send(
+        host: &Accessor<State, Self>,
+        capability: Resource<Capability>,
+        request: capabilities::HttpRequest,
+    ) -> Result<std::result::Result<capabilities::HttpResponse, types::CallError>> {
+        let capability = host.with(|mut host| {
+            Ok::<_, wasmtime::Error>(host.get().table.get(&capability)?.clone())
+        })?;
+        let capabilities::HttpRequest { method, url, headers, body } = request;
+        let mut request = HttpRequest::new(method, url);
+        (request.headers, request.body) = (headers, body.into());
+        let answer = capability.send(request).await;
+        Ok(answer.map_err(call_error).map(|answer| capabilities::HttpResponse {
+            status: answer.status,
+            headers: answer.headers,
+            body: answer.body.into(),
+        }))
+    }
+}
 
 impl capabilities::HostCapability for State {
     fn kind(&mut self, capability: Resource<Capability>) -> Result<String> {
