@@ -32,8 +32,8 @@ pub trait Services: Send + Sync {
     fn resolve_fingerprint(&self, fingerprint: &str) -> Option<Identity>;
     /// Composition under the authority of `plugin`.
     fn env(&self, plugin: &str) -> Arc<dyn OperationEnv>;
-    /// Calls on behalf of the peer of `connection`.
-    fn gateway(&self, connection: &Connection) -> Arc<dyn Gateway>;
+    /// Calls by `plugin` on behalf of the peer of `connection`.
+    fn gateway(&self, plugin: &str, connection: &Connection) -> Arc<dyn Gateway>;
 }
 
 /// What every plugin's host shares.
@@ -158,7 +158,7 @@ impl HostBackend for PluginHost {
 
     fn gateway(&self, connection: &Connection) -> Option<Arc<dyn Gateway>> {
         let services = self.shared.services.get()?;
-        self.gateway.then(|| services.gateway(connection))
+        self.gateway.then(|| services.gateway(&self.plugin, connection))
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {

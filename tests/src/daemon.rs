@@ -55,6 +55,8 @@ pub struct Built {
     pub native_tree: PathBuf,
     /// Call trees, by a component.
     pub confined_tree: PathBuf,
+    /// The call protocol's server as a component.
+    pub confined_call: PathBuf,
 }
 
 /// Builds the binary and the plugins, once in a run of all tests.
@@ -104,6 +106,7 @@ fn build() -> Built {
         conformance: library("alknet-plugin-conformance"),
         native_tree: library("alknet-fixture-tree"),
         confined_tree: artifact::component("alknet-fixture-tree"),
+        confined_call: artifact::component("alknet-plugin-call"),
     }
 }
 

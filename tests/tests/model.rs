@@ -250,11 +250,12 @@ async fn case(seed: u64, codes: &[OperationCode; 2]) -> usize {
     let witness = Arc::new(Witness { ops, caller, ..Witness::default() });
     builder.recorder(witness.clone());
     let registry = builder.freeze().unwrap();
-    let gateway = registry.gateway(CallerScope {
+    let scope = CallerScope {
         connection: 1,
         provider: Arc::new(Dora(Arc::new(dora))),
         fingerprint: Some("key".into()),
-    });
+    };
+    let gateway = registry.gateway("call", scope);
     let timeout = Duration::from_millis(1 + rng.below(300));
     let mut call = gateway.dispatch(GatewayRequest {
         request_id: "c-1".into(),

@@ -229,11 +229,12 @@ impl Services for NodeServices {
         self.registry.plugin_env(plugin)
     }
 
-    fn gateway(&self, connection: &Connection) -> Arc<dyn Gateway> {
-        self.registry.gateway(CallerScope {
+    fn gateway(&self, plugin: &str, connection: &Connection) -> Arc<dyn Gateway> {
+        let scope = CallerScope {
             connection: connection.info().id,
             provider: self.policy.clone(),
             fingerprint: connection.backend().peer_fingerprint(),
-        })
+        };
+        self.registry.gateway(plugin, scope)
     }
 }

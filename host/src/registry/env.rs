@@ -170,7 +170,7 @@ struct Composed {
 
 enum Stage {
     Unstarted(ChildRequest),
-    Started(relay::Composed),
+    Started(relay::Started),
     Ended,
 }
 
@@ -186,7 +186,7 @@ impl Composed {
             match self.parent.registry.start_child(&self.parent, request) {
                 Ok(running) => {
                     let depth = self.parent.depth + 1;
-                    self.stage = Stage::Started(relay::Composed::new(running, depth));
+                    self.stage = Stage::Started(relay::Started::composed(running, depth));
                 }
                 Err(error) => return Poll::Ready(Some(Event::Failed(error))),
             }

@@ -17,6 +17,7 @@ use super::Registry;
 use super::cancel::{End, Node};
 use super::dispatch::{RootRequest, bare_name};
 use super::limits::IdentityPlace;
+use super::relay::Started;
 use super::running::{Event, Running};
 use crate::auth::IdentityProvider;
 
@@ -38,14 +39,16 @@ pub struct CallerScope {
 }
 
 impl Registry {
-    /// A gateway for one connection. Its in-flight limit is the connection's:
-    /// make one for each. Dropping it aborts every call made through it.
+    /// A gateway for one connection that `plugin` serves. Its in-flight limit is
+    /// the connection's: make one for each. Dropping it aborts every call made
+    /// through it.
     ///
     /// A call that is aborted through the gateway yields `ABORTED`, if it is
     /// polled once more. Checking its input takes place in its own first poll,
     /// so that [`Gateway::dispatch`] never keeps a reader waiting.
-    pub fn gateway(self: &Arc<Self>, scope: CallerScope) -> Arc<dyn Gateway> {
-        let peer = Peer { registry: self.clone(), scope, calls: Mutex::default() };
+    pub fn gateway(self: &Arc<Self>, plugin: &str, scope: CallerScope) -> Arc<dyn Gateway> {
+        let confined = self.grants.get(plugin).is_some_and(|grant| grant.limited);
+        let peer = Peer { registry: self.clone(), scope, confined, calls: Mutex::default() };
         Arc::new(ConnectionGateway(Arc::new(peer)))
     }
 }
@@ -56,6 +59,8 @@ struct ConnectionGateway(Arc<Peer>);
 struct Peer {
     registry: Arc<Registry>,
     scope: CallerScope,
+    /// Whether a confined instance polls the calls.
+    confined: bool,
     calls: Mutex<HashMap<String, InFlight>>,
 }
 
@@ -219,7 +224,7 @@ impl Drop for ConnectionGateway {
 /// The events of one request.
 enum Events {
     Waiting { request: GatewayRequest, at: Duration, place: Place },
-    Running { running: Running, _place: Place, _of_identity: Option<IdentityPlace> },
+    Running { call: Started, _place: Place, _of_identity: Option<IdentityPlace> },
     Refused(CallError),
     Ended,
 }
@@ -232,7 +237,8 @@ impl Stream for Events {
             *self = match std::mem::replace(&mut *self, Self::Ended) {
                 Self::Waiting { request, at, place } => match place.peer.start(request, at) {
                     Ok((running, _of_identity)) => {
-                        Self::Running { running, _place: place, _of_identity }
+                        let call = Started::root(running, place.peer.confined);
+                        Self::Running { call, _place: place, _of_identity }
                     }
                     Err(error) => return Poll::Ready(Some(GatewayEvent::Error(error))),
                 },
@@ -240,8 +246,8 @@ impl Stream for Events {
                 started_or_ended => started_or_ended,
             };
         }
-        let Self::Running { running, .. } = &mut *self else { return Poll::Ready(None) };
-        let event = match ready!(running.poll_event(cx)) {
+        let Self::Running { call, .. } = &mut *self else { return Poll::Ready(None) };
+        let event = match ready!(call.poll_event(cx)) {
             Some(Event::Item(output)) => {
                 return Poll::Ready(Some(GatewayEvent::Responded(output)));
             }

@@ -4,6 +4,10 @@
 //! thousand calls deep, that is more stack than a thread has. So every few
 //! levels a call gets a task of its own, and its composer waits for it at a
 //! channel that holds one event.
+//!
+//! A confined instance cannot be polled while another one is: their machine
+//! forbids it. What one waits for, and another may have to answer, gets a task of
+//! its own too.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,26 +25,36 @@ use super::running::{Event, Running};
 const LEVELS: u32 = if cfg!(test) { 3 } else { 32 };
 
 /// A started call, here or in a task of its own.
-pub(crate) enum Composed {
+pub(crate) enum Started {
     Here(Running),
     Elsewhere(Relay),
 }
 
-/// The composer's end of a call that runs in its own task. Dropping it aborts
+/// The waiting end of a call that runs in its own task. Dropping it aborts
 /// the call, unless that is a survivor.
 pub(crate) struct Relay {
     events: mpsc::Receiver<Event>,
     node: Arc<Node>,
 }
 
-impl Composed {
-    /// Takes a call at this depth, where roots are at 0. One confined instance is
-    /// never polled within another: their machine forbids it.
-    pub(crate) fn new(running: Running, depth: u32) -> Self {
+impl Started {
+    /// A call that another one composes, at this depth, where roots are at 0.
+    pub(crate) fn composed(running: Running, depth: u32) -> Self {
         let within = running.call().is_confined_within_another();
-        if !depth.is_multiple_of(LEVELS) && !within {
-            return Self::Here(running);
+        if depth.is_multiple_of(LEVELS) || within {
+            Self::elsewhere(running)
+        } else {
+            Self::Here(running)
         }
+    }
+
+    /// A call for a peer. Where a confined instance waits for it, nothing that the
+    /// call comes to is polled within that.
+    pub(crate) fn root(running: Running, confined: bool) -> Self {
+        if confined { Self::elsewhere(running) } else { Self::Here(running) }
+    }
+
+    fn elsewhere(running: Running) -> Self {
         let (sender, events) = mpsc::channel(1);
         let call = running.call();
         let node = call.node.clone();

@@ -129,7 +129,7 @@ fn gateway(registry: &Arc<Registry>) -> Result<Arc<dyn Gateway>> {
     let provider: Arc<dyn IdentityProvider> =
         Arc::new(PolicyStore::new(access, system_unix_time()));
     let fingerprint = Some(FINGERPRINT.to_owned());
-    Ok(registry.gateway(CallerScope { connection: 1, provider, fingerprint }))
+    Ok(registry.gateway("call", CallerScope { connection: 1, provider, fingerprint }))
 }
 
 /// The handler's code, and a context to call it with.

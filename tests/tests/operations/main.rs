@@ -7,12 +7,14 @@
 mod abort;
 mod access;
 mod compose;
+mod confined_gateway;
 mod contexts;
 mod limits;
 mod observe;
 mod ownership;
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use alknet::auth::token::{digest, stored};
@@ -40,7 +42,12 @@ const INNER: &str = "alk_inner-and-the-rest-of-a-token";
 /// operations of both are in reach but `orphan`. The native one's authority holds
 /// `inner` and `notes`, the confined one's `notes`.
 fn folder() -> NodeFolder {
-    let node = NodeFolder::developed();
+    folder_behind(&built().call)
+}
+
+/// As [`folder`], with this file as the call protocol's server.
+fn folder_behind(call: &Path) -> NodeFolder {
+    let node = NodeFolder::developed_with(&[("call", call), ("echo", &built().echo)]);
     let reach: Vec<_> = ["native", "confined"]
         .iter()
         .flat_map(|space| OPERATIONS.map(|operation| format!("/{space}/{operation}")))

@@ -132,11 +132,12 @@ struct Peer {
 impl Peer {
     /// `id` is a peer of the provider's; with `None` the peer is anonymous.
     fn new(registry: &Arc<Registry>, people: &Arc<People>, id: Option<&str>) -> Self {
-        let gateway = registry.gateway(CallerScope {
+        let scope = CallerScope {
             connection: 7,
             provider: people.clone(),
             fingerprint: id.map(|id| format!("key:{id}")),
-        });
+        };
+        let gateway = registry.gateway("call", scope);
         Self { gateway, next: 1.into() }
     }
 
