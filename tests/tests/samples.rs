@@ -107,8 +107,9 @@ async fn clock_keeps_to_its_times() {
     assert!(numbers[0] == 0 && numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
     let times: Vec<_> = ticks.iter().map(|tick| tick["unix_ms"].as_u64().unwrap()).collect();
     assert!(before <= times[0] && times[19] <= after, "{before} {times:?} {after}");
-    // Both ends are cut to milliseconds.
-    assert!(times[19] - times[0] + 1 >= 19 * 10, "{times:?}");
+    // Both ends are cut to milliseconds. The first tick may come late, and the next
+    // all the sooner.
+    assert!(times[19] - before + 1 >= 19 * 10, "{before} {times:?}");
     let line = plugin.host().logged("ticks subscription ended").await;
     assert_eq!(line.field("aborted"), Some("false"));
     assert_eq!(line.field("ticks"), Some("20"));

@@ -12,8 +12,8 @@ use alknet_plugin_api::backend::{
 use alknet_plugin_api::{
     AbortPolicy, CallError, CallFuture, CallStream, Capability, Closed, Connection, ConnectionInfo,
     ConnectionStats, ContextInfo, DatagramError, Gateway, Host, Identity, IdentityAlreadySet, Json,
-    Level, LogRecord, OperationContext, OperationEnv, PeerRef, Source, StreamError, TaskControl,
-    TaskHandle,
+    Level, LogRecord, OperationContext, OperationEnv, PeerRef, SendStream, Source, StreamError,
+    TaskControl, TaskHandle,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -128,6 +128,14 @@ impl RecvBackend for Reader {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.0.lock().unwrap().ended {
+            self.reset(SendStream::DROPPED);
+        }
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         self.stop(0);
@@ -207,6 +215,19 @@ impl End {
     }
 }
 
+impl Drop for End {
+    /// As connections do: when nobody holds one side, the other hears of it, on
+    /// its streams too.
+    fn drop(&mut self) {
+        self.close(0, "dropped");
+        for side in &self.link.sides {
+            if let Ok(mut unaccepted) = side.bi.1.try_lock() {
+                while unaccepted.try_recv().is_ok() {}
+            }
+        }
+    }
+}
+
 impl ConnectionBackend for End {
     fn info(&self) -> &ConnectionInfo {
         &self.info
@@ -217,6 +238,9 @@ impl ConnectionBackend for End {
     fn open_bi(&self) -> BoxFuture<'static, Result<BiHalves, StreamError>> {
         let ((to, from_us), (back, to_us)) = (self.pipe(), self.pipe());
         let _ = self.link.sides[1 - self.side].bi.0.send((Box::new(back), Box::new(from_us)));
+        if self.link.closed.borrow().is_some() {
+            return std::future::ready(Err(StreamError::ConnectionClosed)).boxed();
+        }
         std::future::ready(Ok((Box::new(to) as _, Box::new(to_us) as _))).boxed()
     }
     fn accept_uni(&self) -> BoxFuture<'static, Result<Box<dyn RecvBackend>, StreamError>> {

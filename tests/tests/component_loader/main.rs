@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
 
 mod double;
+mod giving_up;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,7 +71,11 @@ struct Loaded {
 }
 
 fn load_with(limits: ComponentLimits) -> Loaded {
-    let opened = open(artifact(&FIXTURE), &ENGINE, limits).unwrap();
+    load_on(&ENGINE, limits)
+}
+
+fn load_on(engine: &Engine, limits: ComponentLimits) -> Loaded {
+    let opened = open(artifact(&FIXTURE), engine, limits).unwrap();
     let (host, told) = host();
     Loaded { built: opened.build(host, Json::empty_object()).unwrap(), told }
 }
@@ -308,46 +313,6 @@ async fn an_operation_that_traps_is_replaced() {
         assert!(error.message.contains(expected), "{error}");
         // A fresh instance has counted nothing.
         assert_eq!(plugin.call("fixture/count", json!(null)).await.unwrap(), 1);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn giving_up_drops_the_instance() {
-    let plugin =
-        load_with(ComponentLimits { call_instances: 1, connection_instances: 1, ..limits() });
-    assert_eq!(plugin.call("fixture/count", json!(null)).await.unwrap(), 1);
-    {
-        let hang = plugin.call("fixture/misbehave", json!("hang"));
-        let mut hang = std::pin::pin!(hang);
-        assert!(futures_util::poll!(&mut hang).is_pending());
-    }
-    assert_eq!(plugin.call("fixture/count", json!(null)).await.unwrap(), 1);
-
-    let mut ticks = plugin.subscribe("fixture/ticks", json!(u64::MAX));
-    assert_eq!(ticks.next().await.unwrap().unwrap().to_string(), "1");
-    drop(ticks);
-    assert_eq!(plugin.call("fixture/count", json!(null)).await.unwrap(), 1);
-
-    let (client, task) = plugin.connect("fixture/hang");
-    let (_send, mut recv) = client.open_bi().await.unwrap();
-    // A second connection is one too many while the first lives.
-    let (_, second) = plugin.connect("fixture/echo");
-    assert_eq!(stopped(second).await, Trap::Instances(1));
-    task.abort();
-    assert!(task.await.unwrap_err().is_cancelled());
-    assert!(recv.read(&mut [0; 8]).await.is_err());
-    // The peer sees its stream's end a moment before the place is free.
-    loop {
-        let (client, task) = plugin.connect("fixture/echo");
-        let echo = async { round(client.open_bi().await.unwrap(), b"again").await };
-        tokio::select! {
-            biased;
-            trap = stopped(task) => assert_eq!(trap, Trap::Instances(1)),
-            echoed = echo => {
-                assert_eq!(echoed, b"again");
-                break;
-            }
-        }
     }
 }
 
