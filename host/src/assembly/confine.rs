@@ -66,7 +66,7 @@ pub fn confine(config: &NodeConfig) -> Result<(), Problems> {
     }
     let allowed = Allowed::of(config)?;
     let status = allowed.restrict(sandbox.required).map_err(|error| {
-        sandbox.place.problem(
+        sandbox.places.table().problem(
             format!("the kernel does not confine the daemon's file access: {error}"),
             "run Linux 6.2 or newer with Landlock enabled, or remove `required`",
         )
@@ -117,7 +117,7 @@ impl Allowed {
         let mut problems = Problems::new();
         let mut listed = |key: &str, paths: &[PathBuf]| -> Vec<PathFd> {
             let open = |path: &PathBuf| {
-                let place = config.sandbox.place_of(key);
+                let place = config.sandbox.places.of(key);
                 PathFd::new(path).map_err(|error| missing(place, path, &error)).map_err(|problem| {
                     problems.push(problem);
                 })

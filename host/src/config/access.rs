@@ -10,7 +10,7 @@ use crate::auth::{ApiKeyEntry, PeerEntry, Policy};
 
 use super::document::{Node, Read, Table, read_document};
 use super::node::{NodeLimits, log_filter, read_text};
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Place, Places, Problem, Problems};
 use super::values::{Timestamp, lower_hex};
 
 /// A valid `access.toml`.
@@ -25,23 +25,22 @@ pub struct AccessConfig {
     pub limits: AccessLimits,
     /// A log filter in place of the one in `node.toml`.
     pub log: Option<String>,
-    limit_places: BTreeMap<String, Place>,
+    limit_places: Places,
     entry_places: EntryPlaces,
 }
 
 /// Where the entries of `access.toml` stand, by `peer_id` or prefix.
 #[derive(Clone, Debug, Default)]
-pub struct EntryPlaces(BTreeMap<String, (Place, BTreeMap<String, Place>)>);
+pub struct EntryPlaces(BTreeMap<String, Places>);
 
 impl EntryPlaces {
     /// Where the value of `key` of the entry `id` stands, or else the entry.
     pub fn place(&self, id: &str, key: &str) -> Option<&Place> {
-        let (entry, keys) = self.0.get(id)?;
-        Some(keys.get(key).unwrap_or(entry))
+        self.0.get(id).map(|entry| entry.of(key))
     }
 
     fn note<T>(&mut self, id: &str, at: &At<T>) {
-        self.0.insert(id.to_owned(), (at.place.clone(), at.places.clone()));
+        self.0.insert(id.to_owned(), at.places.clone());
     }
 }
 
@@ -190,7 +189,7 @@ impl AccessConfig {
     pub fn over(&self, ceilings: &NodeLimits) -> Problems {
         let mut problems = Problems::new();
         let (asked, ceiling) = (self.limits.connections, ceilings.connections);
-        if let Some(place) = self.limit_places.get("connections").filter(|_| asked > ceiling) {
+        if let Some(place) = self.limit_places.key("connections").filter(|_| asked > ceiling) {
             problems.push(place.problem(
                 format!("{asked} connections are over the node's ceiling of {ceiling}"),
                 "write less here, or raise `connections` in node.toml's `[limits]` and restart",
@@ -211,17 +210,16 @@ impl AccessConfig {
 #[derive(Default)]
 struct At<T> {
     value: T,
-    place: Place,
-    places: BTreeMap<String, Place>,
+    places: Places,
 }
 
 impl<T> At<T> {
     fn new(table: &Table<'_>, value: T) -> Self {
-        Self { value, place: table.place(), places: table.places() }
+        Self { value, places: table.places() }
     }
 
     fn place(&self, key: &str) -> &Place {
-        self.places.get(key).unwrap_or(&self.place)
+        self.places.of(key)
     }
 }
 

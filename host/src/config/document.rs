@@ -30,7 +30,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Place, Places, Problem, Problems};
 
 /// How a type is read from a value of a document.
 pub(crate) trait Read: Sized {
@@ -312,12 +312,14 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// The places of all keys that are there.
-    pub(crate) fn places(&self) -> std::collections::BTreeMap<String, Place> {
-        self.entries
-            .iter()
-            .map(|(key, value)| (key.get_ref().to_string(), self.node.document.place(value.span())))
-            .collect()
+    /// Where the table and all keys that are there stand.
+    pub(crate) fn places(&self) -> Places {
+        let document = self.node.document;
+        let keys = self.entries.iter();
+        Places::new(
+            self.place(),
+            keys.map(|(key, value)| (key.get_ref().to_string(), document.place(value.span()))),
+        )
     }
 
     /// Notes a problem.

@@ -4,7 +4,6 @@
 //! prefix, a choice of operations and, where the source asks for one, a
 //! credential of the vault.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use alknet_plugin_api::CapabilityKind;
 use super::document::{Node, Read, Table};
 use super::known_nodes::{Carrier, NodeAddress};
 use super::plugin::{CapabilityGrant, stanza_name};
-use super::problem::{Place, Problem};
+use super::problem::{Place, Places, Problem};
 use super::values::{Bytes, choice};
 
 /// First segments of names that the node itself uses.
@@ -55,8 +54,7 @@ pub struct ImportStanza {
     pub max_response: u64,
     /// What the source asks for.
     pub credential: Option<CapabilityGrant>,
-    place: Place,
-    places: BTreeMap<String, Place>,
+    places: Places,
 }
 
 /// What is imported, and what that kind needs to be told.
@@ -163,7 +161,7 @@ impl ImportSource {
 impl ImportStanza {
     /// Where the value of a key stands, or else the stanza itself.
     pub fn place(&self, key: &str) -> &Place {
-        self.places.get(key).unwrap_or(&self.place)
+        self.places.of(key)
     }
 
     /// Something wrong with the value of a key.
@@ -188,7 +186,10 @@ pub(super) fn imports(table: &Table<'_>) -> Vec<ImportStanza> {
             table.problem(stanza.problem(
                 "name",
                 format!("two imports are called `{}`", stanza.name),
-                format!("rename one of them; the other stands in line {}", first.place.line()),
+                format!(
+                    "rename one of them; the other stands in line {}",
+                    first.places.table().line()
+                ),
             ));
         }
     }
@@ -269,7 +270,6 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
         timeout,
         max_response,
         credential,
-        place: table.place(),
         places: table.places(),
     })
 }

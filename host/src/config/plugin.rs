@@ -8,7 +8,7 @@ use std::time::Duration;
 use alknet_plugin_api::CapabilityKind;
 
 use super::document::{Node, Read, Table};
-use super::problem::{Place, Problem};
+use super::problem::{Place, Places, Problem};
 use super::settings::Settings;
 use super::values::{Bytes, Digest, Signature, choice};
 use crate::plugins::Kind;
@@ -56,8 +56,7 @@ pub struct PluginStanza {
     pub isolation: Isolation,
     /// Whether it may make calls on behalf of its connections' peers.
     pub gateway: bool,
-    place: Place,
-    places: BTreeMap<String, Place>,
+    places: Places,
 }
 
 /// Whose rights apply to the calls that a plugin makes itself.
@@ -129,12 +128,12 @@ pub enum Isolation {
 impl PluginStanza {
     /// Where the value of a key stands, or else the stanza itself.
     pub fn place(&self, key: &str) -> &Place {
-        self.places.get(key).unwrap_or(&self.place)
+        self.places.of(key)
     }
 
     /// Whether the stanza has a key, readable or not.
     pub(super) fn has_key(&self, key: &str) -> bool {
-        self.places.contains_key(key)
+        self.places.key(key).is_some()
     }
 
     /// Where the plugin's own configuration has the value at a JSON Pointer, or
@@ -178,7 +177,6 @@ impl Read for PluginStanza {
                 required: table.or("required", true),
                 isolation: isolation(table),
                 gateway: table.or("gateway", false),
-                place: table.place(),
                 places: table.places(),
             };
             let sent = |grant: &CapabilityGrant| {

@@ -1,5 +1,6 @@
 //! What is wrong with a file, where, and what to do about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -86,6 +87,34 @@ impl fmt::Display for Place {
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a table stands, and the value of each of its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    table: Place,
+    keys: BTreeMap<String, Place>,
+}
+
+impl Places {
+    pub(super) fn new(table: Place, keys: impl Iterator<Item = (String, Place)>) -> Self {
+        Self { table, keys: keys.collect() }
+    }
+
+    /// Where the table stands.
+    pub(crate) fn table(&self) -> &Place {
+        &self.table
+    }
+
+    /// Where the value of `key` stands, or else the table.
+    pub(crate) fn of(&self, key: &str) -> &Place {
+        self.key(key).unwrap_or(&self.table)
+    }
+
+    /// Where the value of `key` stands, if the table has it.
+    pub(crate) fn key(&self, key: &str) -> Option<&Place> {
+        self.keys.get(key)
     }
 }
 

@@ -1,11 +1,10 @@
 //! `[sandbox]` of `node.toml`: what the daemon and its scripts keep to.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::document::Table;
 use super::node::optional;
-use super::problem::Place;
+use super::problem::Places;
 use super::values::Bytes;
 
 /// What the daemon confines itself to.
@@ -20,16 +19,8 @@ pub struct Sandbox {
     pub read: Vec<PathBuf>,
     /// Further files and folders that it may read and change.
     pub write: Vec<PathBuf>,
-    /// Where the section stands.
-    pub(crate) place: Place,
-    places: BTreeMap<String, Place>,
-}
-
-impl Sandbox {
-    /// Where a key of the section stands, or else the section.
-    pub(crate) fn place_of(&self, key: &str) -> &Place {
-        self.places.get(key).unwrap_or(&self.place)
-    }
+    /// Where the section and its keys stand.
+    pub(crate) places: Places,
 }
 
 /// The daemon's own confinement, and the limits of scripts, which are not built
@@ -42,7 +33,6 @@ pub(super) fn sandbox(table: &Table<'_>) -> Sandbox {
             required: table.or("required", false),
             read: table.or_default("read"),
             write: table.or_default("write"),
-            place: table.place(),
             places: table.places(),
         };
         let limits = [table.get::<Bytes>("memory"), table.get::<Bytes>("stack")];
