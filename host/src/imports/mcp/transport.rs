@@ -27,13 +27,18 @@ pub(super) fn transport(
     config: &McpConfig,
     client: &HttpClient,
 ) -> StreamableHttpClientTransport<Carrier> {
-    let carrier = Carrier { client: client.inner().clone(), credential: config.credential.clone() };
+    let mut limits = StreamableHttpResponseLimits::default();
+    limits.max_json_response_size = client.max_response();
+    limits.max_sse_event_size = client.max_response();
+    // Of an error's page, its beginning says enough.
+    limits.max_error_response_size = 512;
+    let credential = config.credential.clone();
+    let carrier = Carrier { client: client.inner().clone(), credential, limits };
     let mut settings = StreamableHttpClientTransportConfig::with_uri(config.url.as_str())
         .max_concurrent_requests(MAX_REQUESTS);
-    settings.max_json_response_size = client.max_response();
-    settings.max_sse_event_size = client.max_response();
-    // Of an error's page, its beginning says enough.
-    settings.max_error_response_size = 512;
+    settings.max_json_response_size = limits.max_json_response_size;
+    settings.max_sse_event_size = limits.max_sse_event_size;
+    settings.max_error_response_size = limits.max_error_response_size;
     // A server that forgot the session may have other tools by now.
     settings.reinit_on_expired_session = false;
     StreamableHttpClientTransport::with_client(carrier, settings)
@@ -44,6 +49,8 @@ pub(super) fn transport(
 pub(super) struct Carrier {
     client: reqwest::Client,
     credential: Option<Lent>,
+    /// For requests that come without limits of their own.
+    limits: StreamableHttpResponseLimits,
 }
 
 type Headers = HashMap<HeaderName, HeaderValue>;
@@ -68,8 +75,16 @@ impl StreamableHttpClient for Carrier {
         auth_header: Option<String>,
         custom_headers: Headers,
     ) -> Answer<StreamableHttpPostResponse> {
-        let headers = self.with_credential(custom_headers);
-        self.client.post_message(uri, message, session_id, auth_header, headers).await
+        let (headers, limits) = (custom_headers, self.limits);
+        self.post_message_with_response_limits(
+            uri,
+            message,
+            session_id,
+            auth_header,
+            headers,
+            limits,
+        )
+        .await
     }
 
     async fn post_message_with_response_limits(
@@ -114,8 +129,15 @@ impl StreamableHttpClient for Carrier {
         auth_header: Option<String>,
         custom_headers: Headers,
     ) -> Answer<Events> {
-        let headers = self.with_credential(custom_headers);
-        self.client.get_stream(uri, session_id, last_event_id, auth_header, headers).await
+        self.get_stream_with_max_sse_event_size(
+            uri,
+            session_id,
+            last_event_id,
+            auth_header,
+            custom_headers,
+            self.limits.max_sse_event_size,
+        )
+        .await
     }
 
     async fn get_stream_with_max_sse_event_size(
