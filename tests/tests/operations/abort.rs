@@ -3,6 +3,7 @@
 use std::task::Poll;
 
 use alknet_plugin_api::code;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 
 use super::*;
@@ -112,6 +113,25 @@ async fn c49_continue_running_spares_the_started_and_starts_none() {
             assert_eq!(raw.event().await["id"], "c-2");
         }
     }
+}
+
+#[tokio::test]
+async fn c53_calls_of_a_node_that_stops_end_as_aborted() {
+    let node = node().await;
+    let (client, watcher) = (node.client().await, node.client().await);
+    let mut waiting = Vec::new();
+    for (name, wait) in [("/native/wait", "native/wait"), ("/confined/wait", "confined/wait")] {
+        waiting.push(begin(&client, &watcher, name, json!(null), wait).await);
+    }
+    let mut items = within(client.subscribe("/native/count", json!(null))).await.unwrap();
+    within(items.next()).await.unwrap().unwrap();
+    node.process().signal("TERM").await;
+    for call in join_all(waiting).await {
+        let error = call.unwrap_err();
+        assert_eq!((&*error.code, error.retryable), (code::ABORTED, false), "{error}");
+    }
+    let last = within(items.filter_map(|item| std::future::ready(item.err())).next()).await;
+    assert_eq!(last.unwrap().code, code::ABORTED);
 }
 
 #[tokio::test]

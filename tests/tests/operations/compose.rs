@@ -1,5 +1,6 @@
 //! Composition by plugins of both kinds, in both directions.
 
+use alknet_tests::secrets::add_vault;
 use futures_util::future::join_all;
 
 use super::*;
@@ -78,6 +79,39 @@ async fn c40_c41_inner_calls_have_the_handlers_authority() {
         let through = ask_as(&client, INNER, "/confined/compose", inner).await.unwrap();
         assert_eq!(through["code"], "FORBIDDEN");
         assert_eq!(through["message"], "missing required scope: inner");
+    }
+}
+
+#[tokio::test]
+async fn c42_a_child_sees_its_own_capabilities_and_not_its_parents() {
+    let node = folder();
+    add_vault(&node, &[("one", "s3cret-one"), ("two", "s3cret-two")]);
+    for space in ["native", "confined"] {
+        let lent = |name: &str, entry: &str, to: &str| {
+            format!(
+                "{name} = {{ entry = \"{entry}\", kind = \"bytes\", reveal = true, \
+                 operations = [\"/{space}/{to}\"] }}"
+            )
+        };
+        let (above, below) = (lent("above", "one", "plan"), lent("below", "two", "context"));
+        let label = format!("authority = {{ label = \"{space}-tree\"");
+        let capabilities = format!("capabilities = {{ {above}, {below} }}\n{label}");
+        node.replace("node.toml", &label, &capabilities);
+    }
+    let node = node.start(&[]).await;
+    let client = node.client().await;
+    for (above, below) in BOTH {
+        let call =
+            |of: &str, plan| json!({ "call": { "target": format!("{below}/{of}"), "plan": plan } });
+        let deeper = json!({ "steps": [call("context", json!(null))] });
+        let plan = json!({ "steps": [call("context", json!(null)), call("plan", deeper)] });
+        let answer = client.ask(&format!("/{above}/plan"), plan).await.unwrap();
+        let child = |answer: &Value, n: usize| answer["calls"][n]["outcome"]["answer"].clone();
+        assert_eq!(answer["seen"]["lent"], json!([true, false]), "{above}");
+        assert_eq!(child(&answer, 0)["lent"], json!([false, true]), "{above} {below}");
+        let middle = child(&answer, 1);
+        assert_eq!(middle["seen"]["lent"], json!([true, false]), "{above} {below}");
+        assert_eq!(child(&middle, 0)["lent"], json!([false, true]), "{above} {below}");
     }
 }
 
