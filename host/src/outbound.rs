@@ -69,7 +69,7 @@ impl Outbound {
         if origins.is_empty() {
             return Ok(Self::default());
         }
-        let client = client(Policy::none())?;
+        let client = client(Policy::none(), None)?;
         Ok(Self(Some(Arc::new(Granted { origins: origins.to_vec(), client }))))
     }
 

@@ -6,14 +6,19 @@ It prints what happens to requests, so that a test can wait for it.
 
 import asyncio
 import os
-import sys
 from typing import Annotated, Literal
 
-import uvicorn
 from fastapi import Body, Cookie, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import (
+    HTTPAuthorizationCredentials,
+    HTTPBasic,
+    HTTPBasicCredentials,
+    HTTPBearer,
+)
 from pydantic import BaseModel
+
+from serving import serve
 
 
 def say(text: str) -> None:
@@ -36,6 +41,7 @@ class Events(StreamingResponse):
 
 app = FastAPI(title="Shelf", version="1")
 bearer = HTTPBearer(auto_error=False)
+basic = HTTPBasic()
 SECRET = os.environ.get("SHELF_TOKEN", "")
 
 
@@ -74,6 +80,13 @@ async def secret(held: Annotated[HTTPAuthorizationCredentials | None, Depends(be
     if held is None or held.credentials != SECRET:
         raise HTTPException(401, "who are you?")
     return True
+
+
+@app.get("/member", operation_id="member")
+async def member(shown: Annotated[HTTPBasicCredentials, Depends(basic)]) -> str:
+    if f"{shown.username}:{shown.password}" != SECRET:
+        raise HTTPException(401, "who are you?")
+    return shown.username
 
 
 @app.get("/open", operation_id="open_door")
@@ -137,15 +150,6 @@ async def upload(data: Annotated[bytes, Body(media_type="application/octet-strea
 
 
 if __name__ == "__main__":
-    port = int(sys.argv[1])
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
-    server = uvicorn.Server(config)
-
-    async def main() -> None:
-        serving = asyncio.create_task(server.serve())
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        say("serving")
-        await serving
-
-    asyncio.run(main())
+    # With a certificate it is a service over HTTPS.
+    serve(app, ssl_certfile=os.environ.get("SHELF_CERTIFICATE"),
+          ssl_keyfile=os.environ.get("SHELF_KEY"))

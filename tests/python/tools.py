@@ -3,16 +3,15 @@
 It prints what happens to calls, so that a test can wait for it.
 """
 
-import asyncio
 import os
-import sys
 
 import anyio
-import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
+
+from serving import serve
 
 TOKEN = os.environ.get("TOOLS_TOKEN")
 
@@ -94,18 +93,5 @@ class Guard:
         await self.app(scope, receive, send)
 
 
-async def main() -> None:
-    app = Guard(server.streamable_http_app())
-    port = int(sys.argv[1])
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning",
-                            timeout_graceful_shutdown=1)
-    uvicorn_server = uvicorn.Server(config)
-    serving = asyncio.create_task(uvicorn_server.serve())
-    while not uvicorn_server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    say("serving")
-    await serving
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    serve(Guard(server.streamable_http_app()))

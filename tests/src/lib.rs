@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod artifact;
+pub mod authority;
 pub mod conformance;
 pub mod daemon;
 pub mod pebble;

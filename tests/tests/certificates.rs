@@ -10,41 +10,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use alknet_tests::authority::Authority;
 use alknet_tests::daemon::{Daemon, NodeFolder, reserve_tcp, within};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 const SAY: [&str; 3] = ["call", "/echo/say", r#"{"text":"hi"}"#];
-
-/// An authority, and what it signs.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // Another name than what it signs, or that would count as self-signed.
-        params.distinguished_name.push(DnType::CommonName, "test authority");
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn write(&self, file: &Path) {
-        std::fs::write(file, self.0.pem()).unwrap();
-    }
-
-    /// A chain and its key for `localhost`.
-    fn issue(&self) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.use_authority_key_identifier_extension = true;
-        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
-    }
-}
 
 fn write_private(file: &Path, text: &str) {
     std::fs::write(file, text).unwrap();

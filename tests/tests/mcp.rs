@@ -168,3 +168,22 @@ async fn c42_a_credential_reaches_the_server_and_nobody_else() {
         assert!(!seen.contains(TOKEN), "{seen}");
     }
 }
+
+#[tokio::test]
+async fn all_pages_of_the_tools_are_imported() {
+    let pages = Service::start("pages.py", &[]).await;
+    let node = importing(&pages.url("/mcp"), "");
+    node.replace("node.toml", "\"add\",", "\"tool0\", \"tool24\",");
+    let node = node.start(&[]).await;
+    node.logged("imported").await;
+    let status = node.alknet(["status", "--json"]).await.json();
+    assert_eq!(status["imports"][0]["operations"].as_array().unwrap().len(), 25, "{status}");
+    let client = node.client().await;
+    for tool in ["tool0", "tool24"] {
+        let blocks = client.ask(&format!("/tools/{tool}"), json!({})).await.unwrap();
+        assert_eq!(blocks[0]["text"], tool);
+    }
+    for first in [0, 10, 20] {
+        pages.said(&format!("listing from {first}")).await;
+    }
+}

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
+use alknet::auth::token::{digest, stored};
 use alknet_call_protocol::CallOptions;
+use alknet_tests::authority::Authority;
 use alknet_tests::daemon::{Client, Daemon, NodeFolder, within};
 use alknet_tests::secrets::add_vault;
 use alknet_tests::service::{Service, fixture, free_port};
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 
 /// Everything that `shelf.py` does.
 const EVERYTHING: &str = r#"["book", "add", "echo", "secret", "open_door", "status", "slow",
-    "ticks", "bytes", "wrong", "away", "upload"]"#;
+    "ticks", "bytes", "wrong", "away", "upload", "member"]"#;
 
 /// A node that imports from `shelf.py`.
 async fn with_shelf(more: &str) -> (Service, Daemon) {
@@ -337,4 +339,103 @@ async fn a_key_goes_into_the_header_that_the_service_names() {
     node.logged("imported").await;
     let item = node.client().await.ask("/till/item", json!({"name": "tea"})).await.unwrap();
     assert_eq!(item["name"], "tea");
+}
+
+#[tokio::test]
+async fn a_name_and_password_reach_the_service_that_asks_for_them() {
+    const SHOWN: &str = "emil:pass:w0rd";
+    let shelf = Service::start("shelf.py", &[("SHELF_TOKEN", SHOWN)]).await;
+    let credential = r#"credential = { entry = "shelf", kind = "basic" }"#;
+    let more = format!("expose = [\"member\", \"open_door\"]\n{credential}");
+    let node = importing("shelf", &shelf.url("/openapi.json"), &more);
+    add_vault(&node, &[("shelf", SHOWN)]);
+    let node = node.start(&[]).await;
+    node.logged("imported").await;
+    let client = node.client().await;
+    assert_eq!(client.ask("/shelf/member", json!({})).await.unwrap(), "emil");
+    assert_eq!(client.ask("/shelf/open_door", json!({})).await.unwrap(), json!(true));
+    let port = shelf.killed().await;
+    let _shelf = Service::start_at(port, "shelf.py", &[("SHELF_TOKEN", "emil:another")]).await;
+    let refused = client.ask("/shelf/member", json!({})).await.unwrap_err();
+    assert_eq!(refused.code, "HTTP_401");
+    assert!(!format!("{refused:?}{}", node.process().stderr()).contains("w0rd"));
+}
+
+#[tokio::test]
+async fn an_imports_scopes_are_asked_of_whoever_calls() {
+    const TOKEN: &str = "alk_shelf-and-the-rest-of-a-token";
+    let shelf = Service::start("shelf.py", &[]).await;
+    let more = "scopes = [\"shelf:read\"]\nexpose = [\"book\"]";
+    let node = importing("shelf", &shelf.url("/openapi.json"), more);
+    let hash = stored(&digest(TOKEN.as_bytes()));
+    let key = format!("prefix = \"alk_shel\"\nhash = {hash:?}\nscopes = [\"shelf:read\"]\n");
+    node.append("access.toml", &format!("[[api_key]]\n{key}"));
+    let node = node.start(&[]).await;
+    node.logged("imported").await;
+    let client = node.client().await;
+    let with = |token: Option<&str>| CallOptions {
+        auth_token: token.map(str::to_owned),
+        ..CallOptions::default()
+    };
+    let book = |token| client.call_with("/shelf/book", json!({ "number": 1 }), with(token));
+    let refused = within(book(None)).await.unwrap_err();
+    assert_eq!(
+        (&*refused.code, &*refused.message),
+        ("FORBIDDEN", "missing required scope: shelf:read")
+    );
+    let read = within(book(Some(TOKEN))).await.unwrap().to::<Value>().unwrap();
+    assert_eq!(read["title"], "book 1");
+    // Discovery says the same.
+    let schema = json!({ "name": "shelf/book" });
+    let hidden = client.ask("/services/schema", schema.clone()).await.unwrap_err();
+    assert_eq!(hidden.code, "NOT_FOUND");
+    let shown = within(client.call_with("/services/schema", schema, with(Some(TOKEN)))).await;
+    let shown = shown.unwrap().to::<Value>().unwrap();
+    assert_eq!(shown["access_control"]["required_scopes"], json!(["shelf:read"]));
+}
+
+#[tokio::test]
+async fn a_service_is_believed_on_the_word_of_its_own_authority() {
+    let authority = Authority::new();
+    let files = tempfile::tempdir().unwrap();
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| files.path().join(name));
+    let (chain_text, key_text) = authority.issue();
+    std::fs::write(&chain, chain_text).unwrap();
+    std::fs::write(&key, key_text).unwrap();
+    let tls =
+        [("SHELF_CERTIFICATE", chain.to_str().unwrap()), ("SHELF_KEY", key.to_str().unwrap())];
+    let shelf = Service::start("shelf.py", &tls).await;
+    let base = format!("https://localhost:{}", shelf.port());
+    let document = format!("{base}/openapi.json");
+
+    // The system does not know the authority, and another one does not count.
+    let node = importing("shelf", &document, "expose = [\"book\"]").start(&[]).await;
+    node.logged("cannot be reached: invalid peer certificate").await;
+    let node = importing("shelf", &document, "authority = \"ca.pem\"");
+    assert!(node.alknet(["check"]).await.refused(78).contains("ca.pem"));
+    Authority::new().write(&node.file("ca.pem"));
+    node.start(&[]).await.logged("cannot be reached: invalid peer certificate").await;
+
+    let node = importing("shelf", &document, "authority = \"ca.pem\"\nexpose = [\"book\"]");
+    authority.write(&node.file("ca.pem"));
+    node.write(
+        "one.json",
+        r#"{"name": "one", "input_schema": {"type": "object", "required": ["number"],
+            "properties": {"number": {"type": "integer"}}}}"#,
+    );
+    node.append(
+        "node.toml",
+        &format!(
+            "[[import]]\nname = \"one\"\nkind = \"json-schema\"\nspec = \"one.json\"\n\
+             url = \"{base}\"\nmethod = \"GET\"\npath = \"/books/{{number}}\"\n\
+             authority = \"ca.pem\"\nexpose = [\"one\"]\n"
+        ),
+    );
+    let node = node.start(&[]).await;
+    imports_once(&node, "connected").await;
+    let client = node.client().await;
+    for name in ["/shelf/book", "/one/one"] {
+        let book = client.ask(name, json!({ "number": 1 })).await.unwrap();
+        assert_eq!(book["title"], "book 1", "{name}");
+    }
 }

@@ -7,6 +7,7 @@ use reqwest::{Method, Url};
 
 use crate::capabilities::Lent;
 use crate::config::{Document, ImportSource, ImportStanza, Problem};
+use crate::endpoint::tls;
 use crate::imports::http::{ClientError, HttpClient};
 use crate::imports::json_schema::{FromJsonSchema, HttpServiceConfig};
 use crate::imports::mcp::{FromMcp, McpConfig};
@@ -24,7 +25,12 @@ pub(super) fn adapter(
     credential: Option<Lent>,
 ) -> Result<Option<Arc<dyn OperationAdapter>>, Problem> {
     let limit = usize::try_from(stanza.max_response).unwrap_or(usize::MAX);
-    let client = HttpClient::new(limit).map_err(|error| no_client(stanza, &error))?;
+    let authorities = stanza.authority.as_deref().map(tls::authorities).transpose();
+    let authorities = authorities.map_err(|error| {
+        let remedy = "name a file of certificates in PEM: those of the service's authorities";
+        stanza.problem("authority", error.to_string(), remedy)
+    })?;
+    let client = HttpClient::new(limit, authorities).map_err(|error| no_client(stanza, &error))?;
     let url = |key: &str, text: &str| {
         Url::parse(text).map_err(|error| {
             stanza.problem(key, format!("`{text}` is not a URL: {error}"), "correct it")

@@ -52,6 +52,9 @@ pub struct ImportStanza {
     /// Bytes of the largest answer over HTTP, and of the largest event of a stream.
     /// Default 8 MiB.
     pub max_response: u64,
+    /// The authorities of the service's certificate, a file in PEM; `None` means the
+    /// system's.
+    pub authority: Option<PathBuf>,
     /// What the source asks for.
     pub credential: Option<CapabilityGrant>,
     places: Places,
@@ -242,6 +245,7 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
                 "method",
                 "path",
                 "max_response",
+                "authority",
             ] {
                 table.node(key);
             }
@@ -253,9 +257,12 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
     let expose = names(table, "expose", false);
     let (required, timeout) = (table.or("required", false), timeout(table));
     let credential = credential(table, kind);
-    let max_response = match kind {
-        Some(Kind::Call) | None => MAX_RESPONSE,
-        Some(_) => table.get::<Bytes>("max_response").map_or(MAX_RESPONSE, |bytes| bytes.0),
+    let (max_response, authority) = match kind {
+        Some(Kind::Call) | None => (MAX_RESPONSE, None),
+        Some(_) => {
+            let max_response = table.get::<Bytes>("max_response");
+            (max_response.map_or(MAX_RESPONSE, |bytes| bytes.0), table.get("authority"))
+        }
     };
     let scopes = table.or_default("scopes");
     Some(ImportStanza {
@@ -269,6 +276,7 @@ fn read_stanza(table: &Table<'_>, enabled: bool) -> Option<ImportStanza> {
         scopes,
         timeout,
         max_response,
+        authority,
         credential,
         places: table.places(),
     })

@@ -303,7 +303,7 @@ mod tests {
     fn endpoint(path: &str, parameters: Vec<Parameter>) -> Endpoint {
         let body = Body { encoding: Encoding::Json, media_type: "application/json".into() };
         Endpoint {
-            client: HttpClient::new(1024).unwrap(),
+            client: HttpClient::new(1024, None).unwrap(),
             method: Method::POST,
             base: "http://127.0.0.1:9/v1".into(),
             path: PathTemplate::parse(path).unwrap(),

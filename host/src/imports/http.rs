@@ -1,5 +1,5 @@
-//! The HTTP client of all imports, and of requests for plugins: bounded answers, redirects that stay at home,
-//! and errors that name the service and no secret.
+//! The HTTP client of all imports, and of requests for plugins: bounded answers,
+//! redirects that stay at home, and errors that name the service and no secret.
 //!
 //! A call has no timer of its own here. Its deadline, its abort and its caller's
 //! end all drop the future that waits, and that closes the request's connection
@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response, StatusCode, Url};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 
 use super::body::{essence, is_json, is_text};
@@ -50,12 +50,16 @@ pub(crate) struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client that takes answers of up to `max_response` bytes.
+    /// A client that takes answers of up to `max_response` bytes. It believes
+    /// `authorities` about services, or else the system's.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub(crate) fn new(max_response: usize) -> Result<Self, ClientError> {
-        Ok(Self { client: client(same_origin())?, max_response })
+    pub(crate) fn new(
+        max_response: usize,
+        authorities: Option<RootCertStore>,
+    ) -> Result<Self, ClientError> {
+        Ok(Self { client: client(same_origin(), authorities)?, max_response })
     }
 
     /// The same connections with another limit.
@@ -127,21 +131,28 @@ impl HttpClient {
     }
 }
 
-/// A client that knows the system's certificate authorities, and nothing else of
-/// the environment.
+/// A client that believes `authorities` about services, or else the system's, and
+/// takes nothing else from the environment.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub(crate) fn client(redirects: Policy) -> Result<Client, ClientError> {
+pub(crate) fn client(
+    redirects: Policy,
+    authorities: Option<RootCertStore>,
+) -> Result<Client, ClientError> {
     let provider = provider();
-    let authorities = rustls_platform_verifier::Verifier::new(provider.clone())
-        .map_err(ClientError::Authorities)?;
-    let tls = ClientConfig::builder_with_provider(provider)
+    let tls = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(ClientError::Tls)?
-        .dangerous()
-        .with_custom_certificate_verifier(std::sync::Arc::new(authorities))
-        .with_no_client_auth();
+        .map_err(ClientError::Tls)?;
+    let tls = match authorities {
+        Some(authorities) => tls.with_root_certificates(authorities),
+        None => {
+            let system = rustls_platform_verifier::Verifier::new(provider)
+                .map_err(ClientError::Authorities)?;
+            tls.dangerous().with_custom_certificate_verifier(std::sync::Arc::new(system))
+        }
+    };
+    let tls = tls.with_no_client_auth();
     Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("alknet/", env!("CARGO_PKG_VERSION")))

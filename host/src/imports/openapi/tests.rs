@@ -22,7 +22,7 @@ struct At<'a> {
 
 fn read(document: Value, at: At<'_>) -> Result<Vec<Found>, Vec<DocumentError>> {
     let document = Document::parse(&document.to_string()).unwrap();
-    let client = HttpClient::new(1024).unwrap();
+    let client = HttpClient::new(1024, None).unwrap();
     let url = at.document_url.map(|url| Url::parse(url).unwrap());
     let service = Service {
         client: &client,
@@ -337,7 +337,7 @@ fn every_mistake_is_told_with_its_place() {
     // What is left out is not looked at.
     let broken = document("3.1.0", |document| operation(document)["responses"] = json!([]));
     let document = Document::parse(&broken.to_string()).unwrap();
-    let client = HttpClient::new(1).unwrap();
+    let client = HttpClient::new(1, None).unwrap();
     let service = Service { client: &client, base_url: None, document_url: None, credential: None };
     let selection = Selection::new("pets").exclude(["get_*"]);
     assert_eq!(operations(&document, &selection, &service).unwrap().len(), 0);
