@@ -317,7 +317,7 @@ async fn a_new_phrase_is_shown_on_the_terminal_and_asked_back() {
     let entries = std::fs::read_dir(node.directory().path()).unwrap();
     let files = entries.filter(|entry| entry.as_ref().unwrap().path().is_file());
     assert_eq!(files.count(), 1, "the phrase is on no disk");
-    assert!(typist("right", &["vault", "init"]).await.stdout.contains("a vault already"));
+    assert!(typist(&node, "right", &["vault", "init"]).await.stdout.contains("a vault already"));
 
     // Without a terminal there is nowhere to show it.
     let other = NodeFolder::new();
