@@ -59,6 +59,8 @@ features: setup ## Check the feature combinations that users build
 	$(CARGO) check -p alknet-plugin-api --target wasm32-wasip2
 
 fuzz: ## Run each fuzz target for a minute, where cargo-fuzz and a nightly compiler are
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing; install it with \
+	'rustup toolchain install nightly' and 'cargo install cargo-fuzz'"; exit 1; }
 	for target in $(FUZZ); do \
 	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=60 || exit 1; done
 
