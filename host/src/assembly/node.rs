@@ -316,9 +316,11 @@ impl Node {
             _ = self.terminate.recv() => "SIGTERM",
         };
         let connections = self.endpoint.table().len();
+        self.draining.send_replace(true);
+        self.endpoint.begin_shutdown();
+        // From here on nobody new is let in.
         tracing::info!(signal = name, connections, "shutting down");
         service::stopping();
-        self.draining.send_replace(true);
         let shutdown = self.endpoint.shutdown(self.drain);
         tokio::pin!(shutdown);
         let drained = tokio::select! {

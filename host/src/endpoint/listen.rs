@@ -256,12 +256,18 @@ impl Endpoint {
         }
     }
 
+    /// Refuses new connections and tells every handler to finish, without waiting
+    /// for them as [`Endpoint::shutdown`] does.
+    pub fn begin_shutdown(&self) {
+        self.node.begin_drain();
+    }
+
     /// Refuses new connections, tells every handler to finish, waits for them at
     /// most `drain`, closes what is left with [`CloseCode::ShuttingDown`] and
     /// stops. [`Endpoint::close_now`] cuts the wait short. Calling it again waits
     /// again for the same end.
     pub async fn shutdown(&self, drain: Duration) {
-        self.node.begin_drain();
+        self.begin_shutdown();
         // Whether they finished or ran out of time, what is left closes now.
         let _out_of_time = tokio::time::timeout(drain, self.node.idle()).await;
         self.close_now();
