@@ -37,6 +37,14 @@ if [ "$(cat "$python/installed" 2>/dev/null)" != "$wanted" ]; then
     fi
 fi
 
+# Foreign clients of TLS and HTTP that tests run.
+for client in curl openssl; do
+    if ! command -v "$client" >/dev/null; then
+        echo "missing: $client, so the tests of HTTP will fail" >&2
+        echo "  install it with: apt-get install $client" >&2
+    fi
+done
+
 # The ACME test server that the tests of `[identity.acme]` run against. Nothing
 # else needs it, so that it may be missing.
 tools="${CARGO_TARGET_DIR:-target}/tools"

@@ -47,6 +47,8 @@ pub struct Built {
     pub echo: PathBuf,
     /// A folder, to be read.
     pub files: PathBuf,
+    /// The registry over HTTP.
+    pub http: PathBuf,
     /// A subscription.
     pub clock: PathBuf,
     /// Whatever a plugin can do, well or badly.
@@ -102,6 +104,7 @@ fn build() -> Built {
         call: library("alknet-plugin-call"),
         echo: library("alknet-plugin-echo"),
         files: library("alknet-plugin-files"),
+        http: library("alknet-plugin-http"),
         clock: artifact::component("alknet-plugin-clock"),
         conformance: library("alknet-plugin-conformance"),
         native_tree: library("alknet-fixture-tree"),

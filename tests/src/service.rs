@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::daemon::Running;
+use crate::daemon::{Ended, Running};
 
 /// A service that runs. It is killed when this is dropped.
 pub struct Service {
@@ -38,6 +38,19 @@ fn python() -> PathBuf {
 /// A file of `tests/python`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name)
+}
+
+/// Runs a program of `tests/python` to its end.
+pub async fn run_python(program: &str, arguments: &[&str]) -> Ended {
+    let mut command = Command::new(python());
+    command
+        .arg(fixture(program))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    Running::spawn(&mut command).ended().await
 }
 
 impl Service {

@@ -36,8 +36,8 @@ pub struct DevelopPlugin {
 }
 
 impl DevelopPlugin {
-    /// A plugin with what it needs to be tried out: the plugin `call` may make
-    /// calls for its peers, and `files` shows the current folder.
+    /// A plugin with what it needs to be tried out: the plugins `call` and
+    /// `http` may make calls for their peers, and `files` shows the current folder.
     pub fn new(name: impl Into<String>, artifact: impl Into<PathBuf>) -> Self {
         let name = name.into();
         let mut config = toml::Table::new();
@@ -45,7 +45,12 @@ impl DevelopPlugin {
             let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
             config.insert("root".into(), current.display().to_string().into());
         }
-        Self { gateway: name == "call", name, artifact: artifact.into(), config }
+        Self {
+            gateway: ["call", "http"].contains(&&*name),
+            name,
+            artifact: artifact.into(),
+            config,
+        }
     }
 
     /// Whether the files of all are there.

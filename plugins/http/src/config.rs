@@ -1,0 +1,87 @@
+//! What the deployment file may say, and what holds without it.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The plugin's configuration. Sizes are in bytes, times in milliseconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The largest body of a request.
+    pub(crate) body_bytes: usize,
+    /// The largest head of a request.
+    pub(crate) header_bytes: usize,
+    /// How long the head of a request may take, and a connection be idle before it.
+    pub(crate) header_timeout_ms: u64,
+    /// How long the body of a request may take.
+    pub(crate) body_timeout_ms: u64,
+    /// How long subscriptions go on once the node drains.
+    pub(crate) drain_ms: u64,
+    /// Requests at a time on one HTTP/2 connection.
+    pub(crate) concurrent_streams: u32,
+    /// Calls in one batch.
+    pub(crate) batch_calls: usize,
+    /// Whether `/mcp` is there.
+    pub(crate) mcp: bool,
+    /// Whether `/metrics` is there.
+    pub(crate) metrics: bool,
+    /// The names that the node is reached by; `None` takes any.
+    pub(crate) hosts: Option<Vec<String>>,
+    /// The web origins that may use the gateway besides the node's own.
+    pub(crate) origins: Vec<String>,
+    /// A folder whose files are served.
+    pub(crate) static_root: Option<PathBuf>,
+    /// A page for `/`.
+    pub(crate) front_page: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            body_bytes: 1 << 20,
+            header_bytes: 16 << 10,
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            drain_ms: 1_500,
+            concurrent_streams: 100,
+            batch_calls: 32,
+            mcp: true,
+            metrics: false,
+            hosts: None,
+            origins: Vec::new(),
+            static_root: None,
+            front_page: None,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn schema() -> Value {
+        let time = json!({ "type": "integer", "minimum": 1, "maximum": 3_600_000 });
+        let texts = json!({
+            "type": "array", "items": { "type": "string", "minLength": 1 }, "uniqueItems": true,
+        });
+        let path = json!({ "type": "string", "minLength": 1 });
+        json!({
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "body_bytes": { "type": "integer", "minimum": 1024, "maximum": 64 << 20 },
+                "header_bytes": { "type": "integer", "minimum": 8192, "maximum": 1 << 20 },
+                "header_timeout_ms": time,
+                "body_timeout_ms": time,
+                "drain_ms": { "type": "integer", "minimum": 0, "maximum": 3_600_000 },
+                "concurrent_streams": { "type": "integer", "minimum": 1, "maximum": 10_000 },
+                "batch_calls": { "type": "integer", "minimum": 1, "maximum": 256 },
+                "mcp": { "type": "boolean" },
+                "metrics": { "type": "boolean" },
+                "hosts": texts,
+                "origins": texts,
+                "static_root": path,
+                "front_page": path,
+            },
+        })
+    }
+}

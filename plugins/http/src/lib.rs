@@ -1,0 +1,55 @@
+//! Serves the operation registry over HTTP, ALPNs `h2` and `http/1.1`.
+//!
+//! One router stands behind both. Who may call what is the host's decision: each
+//! request goes, with the token that came with it, to its connection's gateway
+//! (`caller.rs`), and what comes back becomes a response or a problem document
+//! (`problem.rs`). The rest is HTTP: whom the request may come from and how large
+//! and slow it may be (`origin.rs`, `gate.rs`, `serve.rs`), the endpoints (`routes.rs`,
+//! `subscribe.rs`), their description (`openapi.rs`), the same as tools for models
+//! (`mcp.rs`), and files (`files.rs`).
+
+mod caller;
+mod config;
+mod files;
+mod gate;
+mod mcp;
+mod openapi;
+mod origin;
+mod problem;
+mod routes;
+mod serve;
+mod subscribe;
+
+use alknet_plugin_api::{prelude::*, rt};
+
+use self::config::Config;
+use self::serve::HttpHandler;
+
+/// The ALPNs, HTTP/2 first.
+const ALPNS: [&str; 2] = ["h2", "http/1.1"];
+
+/// The plugin.
+pub struct Http;
+
+alknet_plugin_api::export!(Http);
+
+impl Plugin for Http {
+    fn manifest() -> Manifest {
+        ALPNS
+            .into_iter()
+            .fold(Manifest::new("http", env!("CARGO_PKG_VERSION")), Manifest::alpn)
+            .description("Serves the operation registry over HTTP")
+            .gateway()
+            .config(Config::schema())
+    }
+
+    fn build(host: Host, config: Json, on: &mut Registrar) -> Result<(), BuildError> {
+        let config: Config = config.to()?;
+        let router = routes::router(&host, &config)?;
+        for alpn in ALPNS {
+            let handler = HttpHandler::new(host.clone(), &config, router.clone());
+            on.handler(alpn, rt::entered(handler));
+        }
+        Ok(())
+    }
+}

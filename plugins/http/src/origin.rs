@@ -1,0 +1,174 @@
+//! Which pages may use the gateway, and by which names it is reached.
+//!
+//! A browser sends a page's origin along, and sends the client's certificate
+//! without asking it. So a page of another origin is refused before anything
+//! happens, not only kept from reading the answer. A page can also make a name of
+//! its own lead to the node, which the header `Host` shows.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::config::Config;
+use crate::gate::{self, TIMEOUT};
+use crate::problem::Problem;
+
+/// Any origin.
+const ANY: &str = "*";
+
+/// Names that lead nowhere but to the machine itself.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// Where requests may come from and go to.
+#[derive(Clone)]
+pub(crate) struct Origins {
+    allowed: Arc<[String]>,
+    hosts: Option<Arc<[String]>>,
+}
+
+impl Origins {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            allowed: config.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
+            hosts: config.hosts.as_ref().map(|hosts| lower(hosts)),
+        }
+    }
+
+    /// The same, but reached by the machine's own names alone unless others are
+    /// named.
+    pub(crate) fn or_loopback(mut self) -> Self {
+        self.hosts.get_or_insert_with(|| lower(&LOOPBACK));
+        self
+    }
+
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let header = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let authority = uri.authority().map(|authority| authority.as_str()).or(header);
+        let authority = authority.unwrap_or_default().to_ascii_lowercase();
+        if let Some(hosts) = &self.hosts
+            && !hosts.iter().any(|host| *host == authority || host == without_port(&authority))
+        {
+            return Err(Problem::misdirected(format!(
+                "this node is not known as `{}`; its operator may add that to `hosts`",
+                without_port(&authority)
+            )));
+        }
+        let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+        let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+        let own = origin
+            .strip_prefix("https://")
+            .is_some_and(|from| without_default_port(from) == without_default_port(&authority));
+        let allowed = || self.allowed.iter().any(|one| *one == origin || one == ANY);
+        if own || allowed() {
+            return Ok(());
+        }
+        Err(Problem::origin(format!(
+            "pages of `{origin}` may not use this node; its operator may add that to `origins`"
+        )))
+    }
+}
+
+fn lower<T: AsRef<str>>(names: &[T]) -> Arc<[String]> {
+    names.iter().map(|name| name.as_ref().to_ascii_lowercase()).collect()
+}
+
+/// The name in `name:port` or `[address]:port`.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    }
+}
+
+fn without_default_port(authority: &str) -> &str {
+    authority.strip_suffix(":443").unwrap_or(authority)
+}
+
+/// Lets a request pass, or says why not.
+pub(crate) async fn check(
+    State(origins): State<Origins>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match origins.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => gate::refuse(problem, request.into_body()).await,
+    }
+}
+
+/// What tells browsers that pages of other origins may use the node; nothing
+/// unless some are named.
+pub(crate) fn cors(config: &Config) -> Option<CorsLayer> {
+    if config.origins.is_empty() {
+        return None;
+    }
+    let any = config.origins.iter().any(|origin| origin == ANY);
+    let named = config.origins.iter().filter_map(|one| HeaderValue::from_str(one).ok());
+    let origins = if any { AllowOrigin::any() } else { AllowOrigin::list(named) };
+    let mcp = ["mcp-protocol-version", "mcp-session-id", "mcp-method", "mcp-name"];
+    let headers = [AUTHORIZATION, CONTENT_TYPE, TIMEOUT].into_iter();
+    let layer = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(headers.chain(mcp.map(HeaderName::from_static)).collect::<Vec<_>>())
+        .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE]);
+    Some(layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(config: &Config, host: &str, origin: Option<&str>) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_str(host).unwrap());
+        if let Some(origin) = origin {
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+        }
+        Origins::new(config).check(&Uri::from_static("/call"), &headers).is_ok()
+    }
+
+    #[test]
+    fn pages_are_the_nodes_own_or_named() {
+        let config = Config { origins: vec!["https://App.example".into()], ..Config::default() };
+        for (host, origin, allowed) in [
+            ("node.example", None, true),
+            ("node.example", Some("https://node.example"), true),
+            ("Node.example:443", Some("https://node.example"), true),
+            ("node.example:8443", Some("https://node.example:8443"), true),
+            ("node.example:8443", Some("https://node.example"), false),
+            ("node.example", Some("http://node.example"), false),
+            ("node.example", Some("https://app.example"), true),
+            ("node.example", Some("https://app.example.evil"), false),
+            ("node.example", Some("null"), false),
+            ("node.example", Some(""), false),
+        ] {
+            assert_eq!(check(&config, host, origin), allowed, "{host} {origin:?}");
+        }
+        let all = Config { origins: vec!["*".into()], ..Config::default() };
+        assert!(check(&all, "node.example", Some("https://any.example")));
+        assert!(!check(&Config::default(), "node.example", Some("https://app.example")));
+    }
+
+    #[test]
+    fn a_node_with_names_has_no_others() {
+        let config = Config { hosts: Some(vec!["Node.example".into()]), ..Config::default() };
+        assert!(check(&config, "node.example:8443", None));
+        for other in ["evil.example", "node.example.evil", "127.0.0.1", ""] {
+            assert!(!check(&config, other, None), "{other}");
+        }
+        let own = Origins::new(&Config::default()).or_loopback();
+        for (host, is) in [("[::1]:443", true), ("localhost", true), ("node.example", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_str(host).unwrap());
+            assert_eq!(own.check(&Uri::from_static("/mcp"), &headers).is_ok(), is, "{host}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! HTTP over a connection's stream.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use alknet_plugin_api::{prelude::*, rt};
+use axum::Router;
+use axum::http::Request;
+use futures_util::future;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tower_service::Service;
+
+use crate::caller::Peer;
+use crate::config::Config;
+
+/// Serves the connections of both ALPNs.
+pub(crate) struct HttpHandler {
+    host: Host,
+    router: Router,
+    http1: http1::Builder,
+    http2: http2::Builder<OnHost>,
+}
+
+impl HttpHandler {
+    pub(crate) fn new(host: Host, config: &Config, router: Router) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_millis(config.header_timeout_ms))
+            .max_buf_size(config.header_bytes);
+        let mut http2 = http2::Builder::new(OnHost(host.clone()));
+        let header_list = u32::try_from(config.header_bytes).unwrap_or(u32::MAX);
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(config.concurrent_streams)
+            .max_header_list_size(header_list);
+        Self { host, router, http1, http2 }
+    }
+}
+
+impl ProtocolHandler for HttpHandler {
+    async fn handle(&self, connection: Connection, _: &AuthContext) -> Result<(), HandlerError> {
+        let gateway = self.host.gateway(&connection).ok_or_else(|| {
+            HandlerError::internal("the deployment file does not say `gateway = true` for `http`")
+        })?;
+        let (send, recv) = connection.accept_bi().await?;
+        let io = TokioIo::new(tokio::io::join(recv, send));
+        let (peer, router) = (Peer::new(gateway), self.router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router.clone().call(request)
+        });
+        let served = match connection.alpn() {
+            "h2" => serve(&connection, self.http2.serve_connection(io, service)).await,
+            _ => serve(&connection, self.http1.serve_connection(io, service)).await,
+        };
+        if let Err(error) = served {
+            // The client knows: it got an answer, or has gone.
+            tracing::debug!(%error, connection = connection.info().id, "a connection broke off");
+        }
+        Ok(())
+    }
+}
+
+/// Serves until the client is done. When the node drains, what is under way ends
+/// and nothing new begins.
+async fn serve<C: GracefulConnection>(connection: &Connection, serving: C) -> Result<(), C::Error> {
+    let mut serving = pin!(serving);
+    match future::select(serving.as_mut(), pin!(connection.shutdown())).await {
+        future::Either::Left((ended, _)) => ended,
+        future::Either::Right(((), _)) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    }
+}
+
+/// Runs the requests of an HTTP/2 connection on the node's threads.
+#[derive(Clone)]
+struct OnHost(Host);
+
+impl<F> Executor<F> for OnHost
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, request: F) {
+        self.0.spawn(async move {
+            if let Err(error) = rt::enter(request).await {
+                tracing::error!(%error, "no runtime for a request");
+            }
+        });
+    }
+}
