@@ -52,7 +52,7 @@ deny: ## Licences and advisories, where cargo-deny is installed
 
 features: setup ## Check the feature combinations that users build
 	for transports in $(TRANSPORTS); do \
-	$(CARGO) check -p alknet --no-default-features --features $$transports || exit 1; done
+	$(CARGO) check -p alknet --no-default-features --features "$$transports" || exit 1; done
 	$(CARGO) check -p alknet --no-default-features --features components
 	$(CARGO) check -p alknet --no-default-features --features imports
 	$(CARGO) check -p alknet-vault
