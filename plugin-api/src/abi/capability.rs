@@ -32,7 +32,7 @@ pub struct CapabilityTable {
         out: *mut [u8; 64],
         fault: *mut Fault,
     ) -> u32,
-    /// The request and the answer are frames of [`http`](crate::http); absent in
+    /// The request and the answer are frames of [`crate::http`]; absent in
     /// hosts that make no requests.
     pub send: unsafe extern "C" fn(
         data: *mut (),
