@@ -160,7 +160,7 @@ fn k13_each_combination_of_transports_is_built_by_make_check() {
     }
     assert!(missing.is_empty(), "not built: {missing:?}");
     assert!(line("check: ").contains("features"));
-    let built = "check -p alknet --no-default-features --features $$transports";
+    let built = r#"check -p alknet --no-default-features --features "$$transports""#;
     assert!(makefile.contains(built), "the list is not used");
 }
 
