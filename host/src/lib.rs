@@ -28,5 +28,6 @@ pub mod outbound;
 pub mod ownership;
 pub mod plugins;
 pub mod registry;
+pub mod scaffold;
 pub mod services;
 mod small_http;

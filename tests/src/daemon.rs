@@ -354,10 +354,26 @@ impl Running {
     /// # Panics
     /// If the process ends without having logged it.
     pub async fn logged_times(&self, text: &str, times: usize) {
-        let mut stream = self.stderr.clone();
+        self.times(self.stderr.clone(), text, times).await;
+    }
+
+    /// Waits until standard output has this text so many times.
+    ///
+    /// # Panics
+    /// If the process ends without having said it.
+    pub async fn said_times(&self, text: &str, times: usize) {
+        self.times(self.stdout.clone(), text, times).await;
+    }
+
+    async fn times(&self, mut stream: watch::Receiver<String>, text: &str, times: usize) {
         let enough = stream.wait_for(|all| all.matches(text).count() >= times);
         let found = matches!(tokio::time::timeout(LIMIT, enough).await, Ok(Ok(_)));
-        assert!(found, "`{text}` did not come {times} times:\n{}", self.stderr());
+        assert!(
+            found,
+            "`{text}` did not come {times} times:\n{}\n{}",
+            self.stdout(),
+            self.stderr()
+        );
     }
 
     async fn wait_for(&self, mut stream: watch::Receiver<String>, text: &str) {

@@ -27,6 +27,7 @@ mod call;
 mod check;
 pub mod client;
 mod connect;
+mod dev;
 mod failure;
 mod init;
 mod input;
@@ -94,6 +95,7 @@ enum Command {
     Reload(reload::Reload),
     Peer(peer::Peer),
     Plugin(plugin::Plugin),
+    Dev(dev::Dev),
     Vault(vault::Vault),
     Token(token::Token),
     Whoami(whoami::Whoami),
@@ -168,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Reload(command) => command.run(&global, &output),
         Command::Peer(command) => command.run(&global, &output),
         Command::Plugin(command) => command.run(&global, &output),
+        Command::Dev(command) => command.run(&global, &output),
         Command::Vault(command) => command.run(&global, &output),
         Command::Token(command) => command.run(&global, &output),
         Command::Whoami(command) => command.run(&global, &output),

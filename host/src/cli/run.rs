@@ -1,5 +1,6 @@
 //! `alknet run`: the daemon.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +43,21 @@ pub(super) struct NamedPlugin {
 }
 
 impl NamedPlugin {
+    pub(super) fn new(name: &str, file: PathBuf) -> Self {
+        Self { name: name.to_owned(), file }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As it is written on the command line.
+    pub(super) fn argument(&self) -> OsString {
+        let mut argument = OsString::from(format!("{}=", self.name));
+        argument.push(&self.file);
+        argument
+    }
+
     pub(super) fn develop(&self) -> DevelopPlugin {
         DevelopPlugin::new(&self.name, &self.file)
     }

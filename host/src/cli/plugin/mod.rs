@@ -1,4 +1,6 @@
-//! `alknet plugin`: what plugins there are, and what is in a plugin's file.
+//! `alknet plugin`: what plugins there are, what is in a plugin's file, and new ones.
+
+mod new;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +15,7 @@ use crate::config::Mode;
 use crate::observe::status::PluginStatus;
 use crate::plugins::{Artifact, Kind, LoadError, Opened, artifact, native};
 
-/// Look at plugins
+/// Look at plugins, and begin new ones
 #[derive(Debug, Args)]
 pub(super) struct Plugin {
     #[command(subcommand)]
@@ -29,6 +31,7 @@ enum Command {
         /// The plugin's file
         file: PathBuf,
     },
+    New(new::New),
 }
 
 impl Plugin {
@@ -48,6 +51,7 @@ impl Plugin {
                 }
                 Ok(())
             }
+            Command::New(new) => new.run(output),
             Command::Inspect { file } => {
                 let (opened, sha256) = inspect(&file)?;
                 let (kind, manifest) = (opened.kind(), opened.manifest());

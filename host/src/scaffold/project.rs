@@ -1,0 +1,282 @@
+//! A plugin's project, built by cargo and watched for changes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use notify::event::EventKind;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::plugins::Kind;
+
+/// Quiet after a change, before the project is built: editors write several files.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// What building writes to, and what nobody builds from.
+const NOT_SOURCES: [&str; 3] = ["target", ".node", ".git"];
+
+/// Why a project is not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectError {
+    /// There is no project.
+    #[error("{}: {error}; name a plugin's folder, or make one with `alknet plugin new`", path.display())]
+    Manifest {
+        /// Where its `Cargo.toml` should be.
+        path: PathBuf,
+        /// Why it cannot be read.
+        error: io::Error,
+    },
+    /// Its `Cargo.toml` is wrong.
+    #[error("{}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// Cargo cannot be run.
+    #[error("cargo cannot be run: {0}; install Rust, see rustup.rs")]
+    Cargo(io::Error),
+    /// The code does not build; cargo has said why.
+    #[error("it does not build")]
+    Build,
+    /// Cargo made nothing to load.
+    #[error("cargo made no plugin: `crate-type` under `[lib]` in Cargo.toml needs \"cdylib\"")]
+    NoArtifact,
+    /// Changes cannot be noticed.
+    #[error("changes cannot be noticed: {0}")]
+    Watch(notify::Error),
+}
+
+/// A plugin's project.
+#[derive(Clone, Debug)]
+pub struct Project {
+    folder: PathBuf,
+    package: String,
+    kind: Kind,
+}
+
+#[derive(Deserialize)]
+struct CargoToml {
+    package: Option<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    alknet: AlknetMetadata,
+}
+
+/// `[package.metadata.alknet]`, as far as it is looked at.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+struct AlknetMetadata {
+    kind: Option<String>,
+}
+
+/// What cargo says of one thing that it made.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+impl Project {
+    /// The project in `folder`.
+    ///
+    /// # Errors
+    /// There is none, or its `Cargo.toml` is wrong.
+    pub fn open(folder: &Path) -> Result<Self, ProjectError> {
+        let path = folder.join("Cargo.toml");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| ProjectError::Manifest { path: path.clone(), error })?;
+        let malformed = |what: String| ProjectError::Malformed { path: path.clone(), what };
+        let manifest: CargoToml =
+            toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        let Some(package) = manifest.package else {
+            return Err(malformed("there is no `[package]`; name the plugin's own folder".into()));
+        };
+        let kind = match package.metadata.alknet.kind.as_deref() {
+            None | Some("native") => Kind::Native,
+            Some("component") => Kind::Component,
+            Some(other) => {
+                let what = format!(
+                    "`{other}` is no kind of plugin; say `native` or `component` under \
+                     `[package.metadata.alknet]`"
+                );
+                return Err(malformed(what));
+            }
+        };
+        Ok(Self { folder: folder.into(), package: package.name, kind })
+    }
+
+    /// Its package's name.
+    pub fn package(&self) -> &str {
+        &self.package
+    }
+
+    /// What the plugin is called: the package without the `alknet-plugin-` that
+    /// such packages often begin with.
+    pub fn name(&self) -> &str {
+        self.package.strip_prefix("alknet-plugin-").unwrap_or(&self.package)
+    }
+
+    /// What it is built as.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Builds the plugin and returns its file. Cargo shows its progress, and what
+    /// is wrong with the code, on standard error. Dropping the future ends cargo.
+    ///
+    /// # Errors
+    /// Cargo cannot be run, or makes no plugin.
+    pub async fn build(&self) -> Result<PathBuf, ProjectError> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .current_dir(&self.folder)
+            .args(["build", "--lib", "--message-format=json-render-diagnostics"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+        if self.kind == Kind::Component {
+            cargo.args(["--target", "wasm32-wasip2"]);
+        }
+        let built = cargo.output().await.map_err(ProjectError::Cargo)?;
+        if !built.status.success() {
+            return Err(ProjectError::Build);
+        }
+        self.artifact(&built.stdout).ok_or(ProjectError::NoArtifact)
+    }
+
+    /// The plugin's file, by what cargo says that it made.
+    fn artifact(&self, messages: &[u8]) -> Option<PathBuf> {
+        let target = self.package.replace('-', "_");
+        let extension = match self.kind {
+            Kind::Native => std::env::consts::DLL_EXTENSION,
+            Kind::Component => "wasm",
+        };
+        messages
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice::<Message>(line).ok())
+            .filter(|message| message.reason == "compiler-artifact")
+            .filter(|message| message.target.as_ref().is_some_and(|made| made.name == target))
+            .flat_map(|message| message.filenames)
+            .find(|file| file.extension().is_some_and(|found| found == extension))
+    }
+
+    /// Watches everything that the plugin may be built from.
+    ///
+    /// # Errors
+    /// The system does not let it.
+    pub fn watch(&self) -> Result<Sources, ProjectError> {
+        let (sender, changes) = watch::channel(());
+        let handler = move |event: notify::Result<notify::Event>| {
+            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+                sender.send_replace(());
+            }
+        };
+        let mut watcher = notify::recommended_watcher(handler).map_err(ProjectError::Watch)?;
+        for (path, mode) in self.sources() {
+            watcher.watch(&path, mode).map_err(ProjectError::Watch)?;
+        }
+        Ok(Sources { changes, _watcher: watcher })
+    }
+
+    /// Folders whole, and of the project's own only the files in it.
+    fn sources(&self) -> Vec<(PathBuf, RecursiveMode)> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| !NOT_SOURCES.iter().any(|name| entry.file_name() == *name))
+            .map(|entry| match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => (entry.path(), RecursiveMode::Recursive),
+                false => (entry.path(), RecursiveMode::NonRecursive),
+            })
+            .collect()
+    }
+}
+
+/// The watched sources of a project.
+pub struct Sources {
+    changes: watch::Receiver<()>,
+    _watcher: RecommendedWatcher,
+}
+
+impl Sources {
+    /// Resolves when something has changed since the last time, and then has been
+    /// left alone for a moment.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        while let Ok(Ok(())) = timeout(QUIET, self.changes.changed()).await {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(manifest: &str) -> (tempfile::TempDir, Result<Project, ProjectError>) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+        let project = Project::open(folder.path());
+        (folder, project)
+    }
+
+    #[test]
+    fn a_project_says_what_it_is_built_as() {
+        let head = "[package]\nname = \"alknet-plugin-greeter\"\n";
+        let (_folder, native) = project(head);
+        let native = native.unwrap();
+        assert_eq!((native.name(), native.kind()), ("greeter", Kind::Native));
+        let component = format!("{head}[package.metadata.alknet]\nkind = \"component\"\n");
+        assert_eq!(project(&component).1.unwrap().kind(), Kind::Component);
+    }
+
+    #[test]
+    fn what_is_no_project_is_refused_with_a_reason() {
+        let nowhere = Project::open(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(nowhere.contains("alknet plugin new"), "{nowhere}");
+        let workspace = project("[workspace]\n").1.unwrap_err().to_string();
+        assert!(workspace.contains("the plugin's own folder"), "{workspace}");
+        let kind = project("[package]\nname = \"a\"\nmetadata.alknet.kind = \"jar\"\n").1;
+        let kind = kind.unwrap_err().to_string();
+        assert!(kind.contains("`jar`") && kind.contains("`native`"), "{kind}");
+        assert!(matches!(project("[package").1, Err(ProjectError::Malformed { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_change_is_noticed_and_what_building_writes_is_not() {
+        let (folder, project) = project("[package]\nname = \"a\"\n");
+        for name in ["src", "target"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let mut sources = project.unwrap().watch().unwrap();
+        std::fs::write(folder.path().join("target/out"), "").unwrap();
+        let unchanged = timeout(4 * QUIET, sources.changed()).await;
+        assert!(unchanged.is_err());
+        std::fs::write(folder.path().join("src/lib.rs"), "").unwrap();
+        sources.changed().await;
+    }
+}
