@@ -19,8 +19,10 @@ pub(crate) struct Config {
     pub(crate) body_timeout_ms: u64,
     /// How long subscriptions go on once the node drains.
     pub(crate) drain_ms: u64,
-    /// Requests at a time on one HTTP/2 connection.
+    /// Requests at a time on one connection of HTTP/2 or HTTP/3.
     pub(crate) concurrent_streams: u32,
+    /// The UDP port at which clients reach HTTP/3; they are not told of it without.
+    pub(crate) h3_port: Option<u16>,
     /// Calls in one batch.
     pub(crate) batch_calls: usize,
     /// Whether `/mcp` is there.
@@ -46,6 +48,7 @@ impl Default for Config {
             body_timeout_ms: 30_000,
             drain_ms: 1_500,
             concurrent_streams: 100,
+            h3_port: None,
             batch_calls: 32,
             mcp: true,
             metrics: false,
@@ -74,6 +77,7 @@ impl Config {
                 "body_timeout_ms": time,
                 "drain_ms": { "type": "integer", "minimum": 0, "maximum": 3_600_000 },
                 "concurrent_streams": { "type": "integer", "minimum": 1, "maximum": 10_000 },
+                "h3_port": { "type": "integer", "minimum": 1, "maximum": 65_535 },
                 "batch_calls": { "type": "integer", "minimum": 1, "maximum": 256 },
                 "mcp": { "type": "boolean" },
                 "metrics": { "type": "boolean" },

@@ -43,7 +43,8 @@ impl Gate {
         }
     }
 
-    fn caller(&self, request: &Request) -> Result<Caller, Problem> {
+    /// Who sent the request.
+    pub(crate) fn caller(&self, request: &Request) -> Result<Caller, Problem> {
         let headers = request.headers();
         let peer = request.extensions().get::<Peer>().cloned().ok_or_else(Problem::no_such_path)?;
         Ok(Caller::new(peer, self.kinds.clone(), bearer(headers)?, timeout(headers)?))
@@ -120,7 +121,7 @@ pub(crate) async fn plain(request: Request, next: Next) -> Response {
 }
 
 /// The token of `Authorization: Bearer`.
-fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {

@@ -1,6 +1,6 @@
-//! Serves the operation registry over HTTP, ALPNs `h2` and `http/1.1`.
+//! Serves the operation registry over HTTP, ALPNs `h3`, `h2` and `http/1.1`.
 //!
-//! One router stands behind both. Who may call what is the host's decision: each
+//! One router stands behind all three. Who may call what is the host's decision: each
 //! request goes, with the token that came with it, to its connection's gateway
 //! (`caller.rs`), and what comes back becomes a response or a problem document
 //! (`problem.rs`). The rest is HTTP: whom the request may come from and how large
@@ -12,21 +12,25 @@ mod caller;
 mod config;
 mod files;
 mod gate;
+mod h3;
 mod mcp;
 mod openapi;
 mod origin;
 mod problem;
 mod routes;
 mod serve;
+mod session;
 mod subscribe;
 
 use alknet_plugin_api::{prelude::*, rt};
 
 use self::config::Config;
+use self::h3::H3Handler;
 use self::serve::HttpHandler;
 
-/// The ALPNs, HTTP/2 first.
-const ALPNS: [&str; 2] = ["h2", "http/1.1"];
+/// The ALPNs, the newest version first.
+const ALPNS: [&str; 3] = [H3, "h2", "http/1.1"];
+const H3: &str = "h3";
 
 /// The plugin.
 pub struct Http;
@@ -46,7 +50,10 @@ impl Plugin for Http {
     fn build(host: Host, config: Json, on: &mut Registrar) -> Result<(), BuildError> {
         let config: Config = config.to()?;
         let router = routes::router(&host, &config)?;
-        for alpn in ALPNS {
+        let h3 = H3Handler::new(host.clone(), &config, router.clone());
+        on.handler(H3, rt::entered(h3));
+        let router = serve::with_alternative(router, &config);
+        for alpn in ALPNS.into_iter().filter(|alpn| *alpn != H3) {
             let handler = HttpHandler::new(host.clone(), &config, router.clone());
             on.handler(alpn, rt::entered(handler));
         }

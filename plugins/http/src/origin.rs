@@ -48,7 +48,8 @@ impl Origins {
         self
     }
 
-    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Whether a request may come from and go there.
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let header = headers.get(HOST).and_then(|host| host.to_str().ok());
         let authority = uri.authority().map(|authority| authority.as_str()).or(header);
         let authority = authority.unwrap_or_default().to_ascii_lowercase();

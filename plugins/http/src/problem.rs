@@ -88,6 +88,11 @@ impl Problem {
         Self::new(StatusCode::REQUEST_TIMEOUT, code::TIMEOUT, detail)
     }
 
+    /// There is no room for one more.
+    pub(crate) fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code::RESOURCE_EXHAUSTED, detail)
+    }
+
     /// The page that made the request is not to use the node.
     pub(crate) fn origin(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code::FORBIDDEN, detail)

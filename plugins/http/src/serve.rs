@@ -1,12 +1,15 @@
 //! HTTP over a connection's stream.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::pin;
 use std::time::Duration;
 
 use alknet_plugin_api::{prelude::*, rt};
 use axum::Router;
-use axum::http::Request;
+use axum::http::header::ALT_SVC;
+use axum::http::{HeaderValue, Request};
+use axum::middleware::map_response;
+use axum::response::Response;
 use futures_util::future;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -66,6 +69,20 @@ impl ProtocolHandler for HttpHandler {
         }
         Ok(())
     }
+}
+
+/// How long clients may remember where HTTP/3 is, in seconds.
+const REMEMBERED: u32 = 86_400;
+
+/// Tells clients of the other versions where HTTP/3 is (RFC 7838).
+pub(crate) fn with_alternative(router: Router, config: &Config) -> Router {
+    let Some(port) = config.h3_port else { return router };
+    let told = HeaderValue::try_from(format!("h3=\":{port}\"; ma={REMEMBERED}"));
+    let Ok(told) = told else { return router };
+    router.layer(map_response(move |mut response: Response| {
+        response.headers_mut().insert(ALT_SVC, told.clone());
+        ready(response)
+    }))
 }
 
 /// Serves until the client is done. When the node drains, what is under way ends
