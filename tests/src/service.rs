@@ -40,8 +40,8 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name)
 }
 
-/// Runs a program of `tests/python` to its end.
-pub async fn run_python(program: &str, arguments: &[&str]) -> Ended {
+/// A program of `tests/python`, about to run.
+pub fn python_program(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(python());
     command
         .arg(fixture(program))
@@ -50,7 +50,12 @@ pub async fn run_python(program: &str, arguments: &[&str]) -> Ended {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    Running::spawn(&mut command).ended().await
+    command
+}
+
+/// Runs a program of `tests/python` to its end.
+pub async fn run_python(program: &str, arguments: &[&str]) -> Ended {
+    Running::spawn(&mut python_program(program, arguments)).ended().await
 }
 
 impl Service {

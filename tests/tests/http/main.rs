@@ -1,5 +1,5 @@
 //! The registry over HTTP, as foreign clients meet it: curl, a TLS client that
-//! knows nothing of HTTP, and the official Python MCP SDK.
+//! knows nothing of HTTP, aioquic, and the official Python MCP SDK.
 
 // A test's panic with its line is the best report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -8,8 +8,10 @@ mod abort;
 mod bad_input;
 mod documents;
 mod gateway;
+mod h3;
 mod mcp;
 mod origins;
+mod webtransport;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -48,14 +50,20 @@ impl Deref for Site {
 /// The files of a node with the gateway, the sample plugins, and operations that
 /// wait, count and need the scope `inner`.
 fn folder(config: &str) -> (NodeFolder, SocketAddr) {
+    folder_with(config, &[])
+}
+
+/// The same with more plugins.
+fn folder_with(config: &str, more: &[(&str, &Path)]) -> (NodeFolder, SocketAddr) {
     let built = built();
-    let node = NodeFolder::developed_with(&[
+    let plugins: [(&str, &Path); 5] = [
         ("call", &built.call),
         ("echo", &built.echo),
         ("files", &built.files),
         ("native", &built.native_tree),
         ("http", &built.http),
-    ]);
+    ];
+    let node = NodeFolder::developed_with(&[more, &plugins].concat());
     let tcp = reserve_tcp();
     node.append(
         "node.toml",

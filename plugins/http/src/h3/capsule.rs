@@ -104,7 +104,11 @@ mod tests {
         let long = Closed { code: Some(u64::MAX), reason: "ä".repeat(600) };
         let cut = Closed { code: Some(u32::MAX.into()), reason: "ä".repeat(512) };
         assert_eq!(read(&close(&long), 9_000), Ok(Some(cut)));
-        for bad in [&[0x68, 0x43, 3, 0, 0, 0][..], &[0x68, 0x43, 0x44, 0x05], &[0x68, 0x43, 5, 0, 0, 0, 0, 0xff]] {
+        for bad in [
+            &[0x68, 0x43, 3, 0, 0, 0][..],
+            &[0x68, 0x43, 0x44, 0x05],
+            &[0x68, 0x43, 5, 0, 0, 0, 0, 0xff],
+        ] {
             assert_eq!(read(bad, 9_000), Err(Malformed));
         }
     }

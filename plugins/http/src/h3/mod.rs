@@ -78,14 +78,21 @@ async fn serve(site: Arc<Site>) -> Result<(), h3::error::ConnectionError> {
     let incoming =
         Incoming::new(connection.clone(), sessions.clone(), shared.head_timeout, longest);
     let (quic, handed) = Quic::new(connection.clone(), incoming);
-    let mut h3 = h3::server::builder()
+    let mut settings = h3::server::builder();
+    settings
         .max_field_section_size(shared.head_bytes as u64)
         .enable_extended_connect(true)
         .enable_webtransport(true)
         .enable_datagram(true)
-        .max_webtransport_sessions(SESSIONS as u64)
-        .build(quic)
-        .await?;
+        .max_webtransport_sessions(SESSIONS as u64);
+    // A client must let the node open three streams, and may not.
+    let built = tokio::time::timeout(shared.head_timeout, settings.build(quic)).await;
+    let Ok(built) = built else {
+        let code = Code::H3_GENERAL_PROTOCOL_ERROR.value();
+        connection.close(code, "no room for the streams that HTTP/3 needs");
+        return Ok(());
+    };
+    let mut h3 = built?;
     let mut draining = pin!(connection.shutdown());
     let mut datagrams = pin!(datagrams(connection, sessions));
     // Each request has a sender; once the node drains, the end of all is the end.
@@ -125,6 +132,9 @@ async fn serve(site: Arc<Site>) -> Result<(), h3::error::ConnectionError> {
             () = &mut datagrams => {}
         }
     }
+    // The last answers may still be on their way.
+    drop(running);
+    let _all_ended = all_ended.recv().await;
     connection.close(Code::H3_NO_ERROR.value(), "");
     Ok(())
 }

@@ -246,8 +246,7 @@ impl Recv {
         if self.buffer.capacity() - self.buffer.len() < READ / 8 {
             self.buffer.reserve(READ);
         }
-        let read =
-            tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer);
+        let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer);
         let read = ready!(read).map_err(StreamError::from_io)?;
         self.ended = read == 0;
         Poll::Ready(Ok(read > 0))

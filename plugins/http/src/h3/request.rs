@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use alknet_plugin_api::{Connection, Host};
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, DATE};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -174,9 +174,8 @@ impl Answer {
         status: StatusCode,
         mut headers: HeaderMap,
     ) -> Result<(), Broken> {
-        if status == StatusCode::SWITCHING_PROTOCOLS || headers.contains_key("connection") {
-            // Belongs to HTTP/1.1 alone.
-            return Err(Broken::Reset(Code::H3_INTERNAL_ERROR));
+        for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+            headers.remove(name);
         }
         let now = httpdate::fmt_http_date(SystemTime::now());
         if let Ok(now) = HeaderValue::try_from(now) {

@@ -362,7 +362,11 @@ impl SendBackend for Sending {
         self.stream.id()
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamError>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<Result<usize, StreamError>> {
         self.poll(cx, |this, cx| {
             ready!(this.poll_preface(cx))?;
             this.stream.poll_write(cx, data)
@@ -390,9 +394,7 @@ impl SendBackend for Sending {
     }
 
     fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, StreamError>> {
-        self.poll(cx, |this, cx| {
-            this.stream.poll_stopped(cx).map_ok(|stopped| stopped.map(inner))
-        })
+        self.poll(cx, |this, cx| this.stream.poll_stopped(cx).map_ok(|stopped| stopped.map(inner)))
     }
 
     fn set_priority(&mut self, priority: i32) {
@@ -434,6 +436,10 @@ impl Drop for Receiving {
         self.recv.stop(code);
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod connection_tests;
 
 #[cfg(test)]
 mod tests {
