@@ -258,6 +258,8 @@ async def main() -> None:
         server_name="localhost",
         max_datagram_frame_size=65536,
     )
+    if identity := sys.argv[3:]:
+        configuration.load_cert_chain(*identity)
     loop = asyncio.get_running_loop()
     async with connect(
         "127.0.0.1", int(port), configuration=configuration, create_protocol=Client

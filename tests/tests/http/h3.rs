@@ -2,6 +2,7 @@
 
 use super::*;
 use alknet_tests::service::python_program;
+use sha2::Digest;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
@@ -14,9 +15,14 @@ pub(super) struct H3 {
 
 impl H3 {
     pub(super) async fn connect(site: &Site) -> Self {
+        Self::connect_as(site, &[]).await
+    }
+
+    /// With a certificate of its own, and its key, in files.
+    async fn connect_as(site: &Site, identity: &[&str]) -> Self {
         let certificate = site.certificate();
         let port = site.listen().port().to_string();
-        let arguments = [&*port, certificate.to_str().unwrap()];
+        let arguments = [&[&*port, certificate.to_str().unwrap()], identity].concat();
         let mut command = python_program("h3_client.py", &arguments);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let commands = child.stdin.take().unwrap();
@@ -79,10 +85,9 @@ fn refused(answer: &Value, status: u16, code: &str) {
 
 #[tokio::test]
 async fn the_same_is_served_as_over_the_other_versions() {
-    let (node, tcp) = folder("");
+    let (node, tcp) = folder("front_page = \"page.html\"");
     node.write("page.html", "<h1>hi</h1>");
-    let page = node.file("page.html");
-    node.replace("node.toml", "config = {", &format!("config = {{ front_page = {page:?},"));
+    node.replace("node.toml", "\"page.html\"", &format!("{:?}", node.file("page.html")));
     let site = start(node, tcp).await;
     let mut client = H3::connect(&site).await;
 
@@ -93,9 +98,6 @@ async fn the_same_is_served_as_over_the_other_versions() {
     assert_eq!(healthy["headers"]["alt-svc"], Value::Null);
     let page = client.get("/").await;
     assert_eq!((&page["status"], &page["body"]), (&json!(200), &json!("<h1>hi</h1>")));
-    let head = client.begin(json!({ "method": "HEAD", "path": "/" })).await;
-    let head = client.answer(head).await;
-    assert_eq!((&head["body"], &head["headers"]["content-length"]), (&json!(""), &json!("11")));
 
     let said = client.call("echo/say", json!({ "text": "hi" }), json!([])).await;
     assert_eq!((&said["status"], &body(&said)["text"]), (&json!(200), &json!("hi")));
@@ -135,6 +137,31 @@ async fn the_same_is_served_as_over_the_other_versions() {
     let tools = client.answer(tools).await;
     assert_eq!(tools["status"], 200, "{tools}");
     assert!(tools["body"].as_str().unwrap().contains("\"batch\""), "{tools}");
+}
+
+#[tokio::test]
+async fn a_clients_certificate_says_who_calls() {
+    let (node, tcp) = folder("");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["client.test".to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap();
+    let fingerprint = sha2::Sha256::digest(certificate.der());
+    let fingerprint = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let peer = format!(
+        "\n[[peer]]\npeer_id = \"browser\"\nfingerprints = [\"SHA256:{fingerprint}\"]\n\
+         scopes = [\"inner\"]\n"
+    );
+    node.append("access.toml", &peer);
+    node.write("client.pem", &certificate.pem());
+    node.write("client-key.pem", &key.serialize_pem());
+    let identity = [node.file("client.pem"), node.file("client-key.pem")];
+    let site = start(node, tcp).await;
+    let identity = identity.each_ref().map(|file| file.to_str().unwrap());
+    let mut client = H3::connect_as(&site, &identity).await;
+    let who = client.call("services/whoami", json!({}), json!([])).await;
+    assert_eq!(body(&who)["identity"]["id"], "browser", "{who}");
+    let inner = client.call("native/inner", json!({}), json!([])).await;
+    assert_eq!(inner["status"], 200, "{inner}");
 }
 
 #[tokio::test]
@@ -294,9 +321,9 @@ async fn malformed_requests_are_given_up_alone() {
 
 #[tokio::test]
 async fn the_other_versions_say_where_http3_is() {
-    let (node, tcp) = folder("");
+    let (node, tcp) = folder("h3_port = 1");
     let port = node.listen().port();
-    node.replace("node.toml", "config = {", &format!("config = {{ h3_port = {port},"));
+    node.replace("node.toml", "h3_port = 1", &format!("h3_port = {port}"));
     let site = start(node, tcp).await;
     for flag in ["--http1.1", "--http2"] {
         let told = site.curl("/healthz", &[flag]).await;

@@ -51,8 +51,8 @@ async fn calls_and_subscriptions_run_over_a_session() {
     let watcher = site.client().await;
     let mut client = H3::connect(&site).await;
     let settings = client.tell(json!({}), "settings").await;
-    // Extended CONNECT, datagrams, WebTransport of version 02 and of version 07.
-    for (setting, value) in [("0x8", 1), ("0x33", 1), ("0x2b603742", 1), ("0xc671706a", 8)] {
+    // Extended CONNECT, datagrams, WebTransport and how many sessions of it.
+    for (setting, value) in [("0x8", 1), ("0x33", 1), ("0x2b603742", 1), ("0x2b603743", 8)] {
         assert_eq!(settings[setting], value, "{settings}");
     }
     let session = opened(&mut client, json!([["origin", site_origin(&site)]])).await;

@@ -1,7 +1,7 @@
 //! The call protocol over a session of WebTransport.
 //!
-//! The session is asked for with an extended `CONNECT` (draft-ietf-webtrans-http3, in
-//! the versions 02 to 07) and lives as long as the stream of that. What a browser
+//! The session is asked for with an extended `CONNECT` (draft-ietf-webtrans-http3,
+//! version 02) and lives as long as the stream of that. What a browser
 //! cannot say there, each request says: its token.
 
 use std::pin::pin;
@@ -32,7 +32,7 @@ const PATH: &str = "/alknet/call";
 /// node has its own, lower limit on those that run.
 const CALLS: usize = 1_280;
 
-/// What clients of version 02 look for in the answer.
+/// What Chromium looks for in the answer.
 const VERSION: (&str, &str) = ("sec-webtransport-http3-draft", "draft02");
 
 pub(super) fn limits(config: &Config) -> Limits {
