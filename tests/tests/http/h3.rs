@@ -152,9 +152,9 @@ async fn a_clients_certificate_says_who_calls() {
          scopes = [\"inner\"]\n"
     );
     node.append("access.toml", &peer);
-    node.write("client.pem", &certificate.pem());
-    node.write("client-key.pem", &key.serialize_pem());
-    let identity = [node.file("client.pem"), node.file("client-key.pem")];
+    node.write("browser.pem", &certificate.pem());
+    node.write("browser-key.pem", &key.serialize_pem());
+    let identity = [node.file("browser.pem"), node.file("browser-key.pem")];
     let site = start(node, tcp).await;
     let identity = identity.each_ref().map(|file| file.to_str().unwrap());
     let mut client = H3::connect_as(&site, &identity).await;
