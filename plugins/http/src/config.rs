@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use alknet_call_protocol::frame::{DEFAULT_MAX_FRAME, MAX_MAX_FRAME};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,12 +18,16 @@ pub(crate) struct Config {
     pub(crate) header_timeout_ms: u64,
     /// How long the body of a request may take.
     pub(crate) body_timeout_ms: u64,
-    /// How long subscriptions go on once the node drains.
+    /// How long subscriptions, and calls over WebSocket, go on once the node drains.
     pub(crate) drain_ms: u64,
     /// Requests at a time on one connection of HTTP/2 or HTTP/3.
     pub(crate) concurrent_streams: u32,
     /// The UDP port at which clients reach HTTP/3; they are not told of it without.
     pub(crate) h3_port: Option<u16>,
+    /// The largest message of a WebSocket, in either direction.
+    pub(crate) max_frame_bytes: usize,
+    /// How long a WebSocket's peer may be silent, and leave pings unanswered.
+    pub(crate) silence_ms: u64,
     /// Calls in one batch.
     pub(crate) batch_calls: usize,
     /// Whether `/mcp` is there.
@@ -49,6 +54,8 @@ impl Default for Config {
             drain_ms: 1_500,
             concurrent_streams: 100,
             h3_port: None,
+            max_frame_bytes: DEFAULT_MAX_FRAME,
+            silence_ms: 60_000,
             batch_calls: 32,
             mcp: true,
             metrics: false,
@@ -78,6 +85,10 @@ impl Config {
                 "drain_ms": { "type": "integer", "minimum": 0, "maximum": 3_600_000 },
                 "concurrent_streams": { "type": "integer", "minimum": 1, "maximum": 10_000 },
                 "h3_port": { "type": "integer", "minimum": 1, "maximum": 65_535 },
+                "max_frame_bytes": {
+                    "type": "integer", "minimum": 1024, "maximum": MAX_MAX_FRAME,
+                },
+                "silence_ms": time,
                 "batch_calls": { "type": "integer", "minimum": 1, "maximum": 256 },
                 "mcp": { "type": "boolean" },
                 "metrics": { "type": "boolean" },

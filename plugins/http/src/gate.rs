@@ -43,6 +43,11 @@ impl Gate {
         }
     }
 
+    /// The types of operations that requests have shown.
+    pub(crate) fn kinds(&self) -> Arc<Kinds> {
+        self.kinds.clone()
+    }
+
     /// Who sent the request.
     pub(crate) fn caller(&self, request: &Request) -> Result<Caller, Problem> {
         let headers = request.headers();

@@ -6,7 +6,7 @@
 //! (`problem.rs`). The rest is HTTP: whom the request may come from and how large
 //! and slow it may be (`origin.rs`, `gate.rs`, `serve.rs`), the endpoints (`routes.rs`,
 //! `subscribe.rs`), their description (`openapi.rs`), the same as tools for models
-//! (`mcp.rs`), and files (`files.rs`).
+//! (`mcp.rs`), the call protocol over WebSocket (`websocket.rs`), and files (`files.rs`).
 
 mod caller;
 mod config;
@@ -21,6 +21,7 @@ mod routes;
 mod serve;
 mod session;
 mod subscribe;
+mod websocket;
 
 use alknet_plugin_api::{prelude::*, rt};
 

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use alknet_plugin_api::{CallError, Json, code};
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::ser::SerializeStruct;
@@ -18,6 +20,7 @@ pub(crate) struct Problem {
     error: Box<CallError>,
     challenge: Option<&'static str>,
     allow: Option<&'static str>,
+    upgrade: bool,
 }
 
 /// What a 401 asks for: nothing came, or what came is no token.
@@ -27,7 +30,7 @@ const INVALID: &str = "Bearer realm=\"alknet\", error=\"invalid_token\"";
 impl Problem {
     /// An error of a call, with the status that it is shown as.
     pub(crate) fn of_call(status: StatusCode, error: CallError) -> Self {
-        Self { status, error: Box::new(error), challenge: None, allow: None }
+        Self { status, error: Box::new(error), challenge: None, allow: None, upgrade: false }
     }
 
     fn new(
@@ -68,6 +71,15 @@ impl Problem {
     pub(crate) fn method(allow: Option<&'static str>) -> Self {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self { allow, ..Self::new(status, code::INVALID_INPUT, "the path takes other methods") }
+    }
+
+    /// The path is for WebSockets alone.
+    pub(crate) fn upgrade(version: Version) -> Self {
+        let detail = "the path is for WebSockets (RFC 6455, version 13; over HTTP/2, RFC 8441)";
+        // HTTP/2 has no such header.
+        let upgrade = version < Version::HTTP_2;
+        let status = StatusCode::UPGRADE_REQUIRED;
+        Self { upgrade, ..Self::new(status, code::INVALID_INPUT, detail) }
     }
 
     /// The body is not said to be JSON.
@@ -149,6 +161,11 @@ impl IntoResponse for Problem {
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, seconds.into());

@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode, request};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::gate::{self, Gate, JsonBody};
 use crate::origin::{self, Origins};
 use crate::problem::Problem;
-use crate::{files, mcp, openapi, subscribe};
+use crate::{files, mcp, openapi, subscribe, websocket};
 
 /// Operations that a search shows unless it says how many.
 pub(crate) const SEARCH_LIMIT: usize = 50;
@@ -54,6 +54,10 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
         gateway = gateway.route("/metrics", get(metrics));
     }
     let (gate, origins) = (Gate::new(config), Origins::new(config));
+    let sockets = Router::new()
+        .route("/alknet/call", any(websocket::upgrade))
+        .layer(from_fn_with_state(origins.clone(), origin::check))
+        .with_state(gate.kinds());
     let enter = from_fn_with_state(gate.clone(), gate::enter);
     gateway = gateway.layer(enter).layer(from_fn_with_state(origins.clone(), origin::check));
     if config.mcp {
@@ -67,6 +71,7 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
     let plain = Router::new().route("/healthz", get(healthy)).route("/readyz", get(ready));
     let router = gateway
         .merge(plain)
+        .merge(sockets)
         .merge(files::router(config)?)
         .method_not_allowed_fallback(|| async { Problem::method(None) })
         .with_state(node)

@@ -1,31 +1,33 @@
 //! HTTP over a connection's stream.
 
 use std::future::{Future, ready};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use alknet_plugin_api::{prelude::*, rt};
-use axum::Router;
+use axum::body::Body;
 use axum::http::header::ALT_SVC;
 use axum::http::{HeaderValue, Request};
 use axum::middleware::map_response;
 use axum::response::Response;
+use axum::{BoxError, Router};
 use futures_util::future;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
+use hyper::rt::{Executor, Read, Write};
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use tower_service::Service;
 
 use crate::caller::Peer;
 use crate::config::Config;
+use crate::websocket::{Calls, Sockets};
 
 /// Serves the connections of both ALPNs.
 pub(crate) struct HttpHandler {
     host: Host,
     router: Router,
+    calls: Calls,
     http1: http1::Builder,
     http2: http2::Builder<OnHost>,
 }
@@ -41,9 +43,11 @@ impl HttpHandler {
         let header_list = u32::try_from(config.header_bytes).unwrap_or(u32::MAX);
         http2
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(config.concurrent_streams)
             .max_header_list_size(header_list);
-        Self { host, router, http1, http2 }
+        let calls = Calls::new(host.clone(), config);
+        Self { host, router, calls, http1, http2 }
     }
 }
 
@@ -55,14 +59,23 @@ impl ProtocolHandler for HttpHandler {
         let (send, recv) = connection.accept_bi().await?;
         let io = TokioIo::new(tokio::io::join(recv, send));
         let (peer, router) = (Peer::new(gateway), self.router.clone());
+        let (sockets, serving) = Sockets::new();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(sockets.clone());
             router.clone().call(request)
         });
-        let served = match connection.alpn() {
-            "h2" => serve(&connection, self.http2.serve_connection(io, service)).await,
-            _ => serve(&connection, self.http1.serve_connection(io, service)).await,
+        let served = async {
+            match connection.alpn() {
+                "h2" => serve(&connection, self.http2.serve_connection(io, service)).await,
+                _ => {
+                    let serving = self.http1.serve_connection(io, service).with_upgrades();
+                    serve(&connection, serving).await
+                }
+            }
         };
+        // The sockets outlast an HTTP/1.1 connection, which ends with its upgrade.
+        let (served, ()) = future::join(served, serving.run(&self.calls, &connection)).await;
         if let Err(error) = served {
             // The client knows: it got an answer, or has gone.
             tracing::debug!(%error, connection = connection.info().id, "a connection broke off");
@@ -87,7 +100,7 @@ pub(crate) fn with_alternative(router: Router, config: &Config) -> Router {
 
 /// Serves until the client is done. When the node drains, what is under way ends
 /// and nothing new begins.
-async fn serve<C: GracefulConnection>(connection: &Connection, serving: C) -> Result<(), C::Error> {
+async fn serve(connection: &Connection, serving: impl HttpConnection) -> hyper::Result<()> {
     let mut serving = pin!(serving);
     match future::select(serving.as_mut(), pin!(connection.shutdown())).await {
         future::Either::Left((ended, _)) => ended,
@@ -95,6 +108,34 @@ async fn serve<C: GracefulConnection>(connection: &Connection, serving: C) -> Re
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+    }
+}
+
+/// A connection that can be asked to end.
+trait HttpConnection: Future<Output = hyper::Result<()>> {
+    fn graceful_shutdown(self: Pin<&mut Self>);
+}
+
+impl<I, S> HttpConnection for http1::UpgradeableConnection<I, S>
+where
+    I: Read + Write + Unpin + Send + 'static,
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<BoxError>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
+    }
+}
+
+impl<I, S> HttpConnection for http2::Connection<I, S, OnHost>
+where
+    I: Read + Write + Unpin + 'static,
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
     }
 }
 

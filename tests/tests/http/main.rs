@@ -11,6 +11,7 @@ mod gateway;
 mod h3;
 mod mcp;
 mod origins;
+mod websocket;
 mod webtransport;
 
 use std::fmt::Write as _;

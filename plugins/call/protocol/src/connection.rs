@@ -382,9 +382,11 @@ impl CallConnection {
         if let Some(outbox) = self.default_stream() {
             return Ok((outbox, false));
         }
-        let opened = self.open().await?;
-        let outbox =
-            opened.ok_or_else(|| CallError::internal("the connection's only stream is in use"))?;
+        let outbox = match self.open().await? {
+            Some(outbox) => outbox,
+            // Both sides' calls share the only stream that there is.
+            None => self.0.shared.first().await.ok_or_else(|| self.0.shared.why_closed())?,
+        };
         *self.0.default.lock() = Some(outbox.clone());
         Ok((outbox, false))
     }

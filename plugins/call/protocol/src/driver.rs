@@ -41,6 +41,8 @@ pub struct Driver {
     shared: Arc<Shared>,
     streams: FuturesUnordered<StreamTask>,
     accept: Option<Accept>,
+    /// No stream of the other side has come yet.
+    first: bool,
     /// A unidirectional stream of the other side, should there be one. It is
     /// looked at when it wakes, not at each turn.
     stray: FuturesUnordered<Stray>,
@@ -56,6 +58,7 @@ impl Driver {
         Self {
             stray: FuturesUnordered::from_iter([stray]),
             accept: Some(accept(connection.clone())),
+            first: true,
             connection,
             shared,
             streams: FuturesUnordered::new(),
@@ -69,7 +72,10 @@ impl Driver {
             match accepting.as_mut().poll(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(halves)) => {
-                    self.shared.add(halves);
+                    let stream = self.shared.add(halves);
+                    if std::mem::take(&mut self.first) {
+                        self.shared.set_first(stream);
+                    }
                     self.accept = Some(accept(self.connection.clone()));
                 }
                 Poll::Ready(Err(_)) => self.accept = None,

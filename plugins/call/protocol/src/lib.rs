@@ -37,6 +37,8 @@ mod slot;
 mod stream;
 mod sync;
 mod table;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use connection::{CallClient, CallConnection, CallOptions, Limits, Options, Timer};
 pub use driver::Driver;

@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use alknet_plugin_api::{CallError, Gateway, RecvStream, SendStream};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::connection::{Limits, Options, Timer};
 use crate::id::{CallId, IdSpace};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     inbound: Mutex<HashMap<Box<str>, Arc<Inbound>>>,
     outbound: Outbound,
     opened: Mutex<Opened>,
+    /// The first stream of the other side, once it is known whether there is one.
+    first: watch::Sender<Option<Option<Arc<Outbox>>>>,
 }
 
 /// Streams that the driver has not taken over yet.
@@ -63,6 +66,7 @@ impl Shared {
             inbound: Mutex::default(),
             outbound: Outbound::default(),
             opened: Mutex::default(),
+            first: watch::Sender::new(None),
         }
     }
 
@@ -177,6 +181,21 @@ impl Shared {
         Some(outbox)
     }
 
+    /// The first stream that the other side opened, or there is none.
+    pub(crate) fn set_first(&self, stream: Option<Arc<Outbox>>) {
+        self.first.send_if_modified(|first| {
+            let unknown = first.is_none();
+            first.get_or_insert(stream);
+            unknown
+        });
+    }
+
+    /// The first stream that the other side opened; `None` at the connection's end.
+    pub(crate) async fn first(&self) -> Option<Arc<Outbox>> {
+        let mut first = self.first.subscribe();
+        first.wait_for(Option::is_some).await.ok()?.clone().flatten()
+    }
+
     /// What was added since; more wakes the driver.
     pub(crate) fn opened(&self, driver: &Waker) -> Vec<StreamTask> {
         let mut opened = self.opened.lock();
@@ -192,6 +211,7 @@ impl Shared {
             std::mem::take(&mut opened.streams)
         };
         self.connection_lost();
+        self.set_first(None);
         self.fail(|_| true);
         drop(unstarted);
     }

@@ -7,4 +7,6 @@ mod imported;
 mod lone;
 mod peer;
 mod pressure;
+#[cfg(feature = "websocket")]
+mod websocket;
 mod wire;

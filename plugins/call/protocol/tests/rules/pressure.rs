@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use crate::peer::{Peer, both, framed, operations, options, request, run, server, serving, settle};
 
 /// Items of 1 KiB without end, and how many of them were taken.
-fn endless() -> (alknet_call_protocol::Options, Arc<AtomicUsize>) {
+pub(crate) fn endless() -> (alknet_call_protocol::Options, Arc<AtomicUsize>) {
     let made = Arc::new(AtomicUsize::new(0));
     let counter = made.clone();
     let local = operations().subscription(OperationSpec::subscription("t/endless"), move |_| {
