@@ -33,6 +33,7 @@ components: setup ## Build the plugins that are also WebAssembly components
 
 test: setup build components ## Run every test
 	$(CARGO) nextest run --no-fail-fast
+	npm test --prefix plugins/call/bindings/web
 	$(CARGO) test --doc
 
 check: fmt lint docs deny features ## Format, lint, docs, licences, feature combinations

@@ -45,6 +45,29 @@ for client in curl openssl; do
     fi
 done
 
+# The web client, and what compiles it and drives a browser to test it.
+web=plugins/call/bindings/web
+wanted="$(cksum <"$web/package-lock.json")"
+if [ "$(cat "$web/node_modules/installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing what the web client is built and tested with"
+    if npm ci --prefix "$web" --silent --no-audit --no-fund --ignore-scripts; then
+        echo "$wanted" >"$web/node_modules/installed"
+    else
+        echo "missing: npm packages, so the tests of the web client will fail" >&2
+        echo "  install them with: apt-get install nodejs npm && make setup" >&2
+    fi
+fi
+wanted="$(cat "$web"/package-lock.json "$web"/tsconfig.json "$web"/src/* | cksum)"
+if [ -f "$web/node_modules/installed" ] && [ "$(cat "$web/dist/built" 2>/dev/null)" != "$wanted" ]; then
+    echo "building the web client"
+    rm -rf "$web/dist"
+    npm run --prefix "$web" --silent build && echo "$wanted" >"$web/dist/built"
+fi
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+    echo "missing: chromium, so the tests of the web client will fail" >&2
+    echo "  install it with: apt-get install chromium" >&2
+fi
+
 # The ACME test server that the tests of `[identity.acme]` run against. Nothing
 # else needs it, so that it may be missing.
 tools="${CARGO_TARGET_DIR:-target}/tools"

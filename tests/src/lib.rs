@@ -9,6 +9,7 @@
 
 pub mod artifact;
 pub mod authority;
+pub mod browser;
 pub mod conformance;
 pub mod daemon;
 pub mod pebble;

@@ -6,6 +6,7 @@
 
 mod abort;
 mod bad_input;
+mod browser;
 mod documents;
 mod gateway;
 mod h3;
