@@ -10,7 +10,6 @@
 // Without a transport nothing drives the endpoint's common parts.
 #![cfg_attr(not(feature = "quinn"), allow(dead_code, unused_imports))]
 
-pub mod admin;
 #[cfg(feature = "quinn")]
 pub mod assembly;
 pub mod auth;
@@ -23,6 +22,7 @@ pub mod endpoint;
 pub mod fuzz;
 pub mod imports;
 pub mod observe;
+pub mod operator;
 #[cfg(feature = "imports")]
 pub mod outbound;
 pub mod ownership;

@@ -209,7 +209,7 @@ async fn meanwhile<T>(client: &Client, what: impl Future<Output = T>) -> (T, Lat
 
 /// The sum of a counter over its labels.
 async fn counted(client: &Client, counter: &str) -> u64 {
-    let metrics = client.ask("/admin/metrics", json!({})).await.unwrap();
+    let metrics = client.ask("/node/metrics", json!({})).await.unwrap();
     let text = metrics["text"].as_str().unwrap();
     let lines = text
         .lines()
@@ -404,8 +404,7 @@ async fn k54_a_flood_of_completed_handshakes_leaves_calls_answered() {
     figures(&what, &node, &client, before, &calls).await;
     assert!(completed >= 1_000, "this was no flood");
     assert!(node.resident_bytes() < before + (256 << 20), "{} bytes", node.resident_bytes());
-    let open =
-        async || client.ask("/admin/status", json!({})).await.unwrap()["connections"].clone();
+    let open = async || client.ask("/node/status", json!({})).await.unwrap()["connections"].clone();
     let count = async || open().await.as_array().map_or(usize::MAX, Vec::len);
     drop(silent);
     within(async { while count().await > 2 {} }).await;

@@ -52,7 +52,7 @@ impl Scene {
     /// Everybody else is served as before, on old connections and on new ones.
     async fn assert_unharmed(&self) {
         self.bystander.assert_answered().await;
-        let status = self.bystander.ask("/admin/status", json!({})).await.unwrap();
+        let status = self.bystander.ask("/node/status", json!({})).await.unwrap();
         assert_eq!(status["degraded"], false);
         self.node.client().await.assert_answered().await;
     }
@@ -195,8 +195,8 @@ async fn requests_that_are_wrong_are_told_so() {
         (json!({ "operationId": "/echo/say", "input": { "tex": "hi" } }), "INVALID_INPUT"),
         (json!({ "operationId": "/echo/shout", "input": {} }), "NOT_FOUND"),
         (json!({ "operationId": "", "input": {} }), "NOT_FOUND"),
-        (json!({ "operationId": "/../admin/status", "input": {} }), "NOT_FOUND"),
-        (json!({ "operationId": "/admin/status", "input": {} }), "FORBIDDEN"),
+        (json!({ "operationId": "/../node/status", "input": {} }), "NOT_FOUND"),
+        (json!({ "operationId": "/node/status", "input": {} }), "FORBIDDEN"),
         (
             json!({ "operationId": "/echo/say", "input": { "text": "" }, "auth_token": "alk_x" }),
             "FORBIDDEN",
@@ -393,7 +393,7 @@ async fn a_client_that_never_reads_takes_a_bounded_amount_of_memory() {
 async fn gone(scene: &Scene, left: usize) {
     within(async {
         loop {
-            let status = scene.bystander.ask("/admin/status", json!({})).await.unwrap();
+            let status = scene.bystander.ask("/node/status", json!({})).await.unwrap();
             if status["connections"].as_array().unwrap().len() <= left {
                 return;
             }

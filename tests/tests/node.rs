@@ -66,7 +66,7 @@ async fn a_node_shows_itself_and_answers_every_command() {
     assert_eq!(row(ops.text(), "/echo/say")[1], "query");
     let ops = node.alknet(["ops", "--json"]).await.json();
     let found = names(&ops["operations"], "name");
-    for name in ["admin/status", "clock/now", "echo/say", "files/read", "services/list"] {
+    for name in ["node/status", "clock/now", "echo/say", "files/read", "services/list"] {
         assert!(found.contains(&name), "{found:?}");
     }
     let one = node.alknet(["ops", "/clock/ticks", "--json"]).await.json();
@@ -250,7 +250,7 @@ async fn strangers_may_call_what_is_open_and_no_more() {
     let refused = stranger.alknet(["--to", &address, "status"]).await;
     assert!(refused.refused(1).contains("FORBIDDEN"), "{refused:?}");
     let ops = stranger.alknet(["--to", &address, "ops", "--json"]).await.json();
-    assert!(!names(&ops["operations"], "name").contains(&"admin/status"), "{ops}");
+    assert!(!names(&ops["operations"], "name").contains(&"node/status"), "{ops}");
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ fn inner(error: CallError) -> String {
 }
 
 async fn import_status(client: &Client) -> Value {
-    let status = client.ask("/admin/status", json!({})).await.unwrap();
+    let status = client.ask("/node/status", json!({})).await.unwrap();
     status["imports"][0].clone()
 }
 
@@ -362,7 +362,7 @@ async fn c19_a_consumer_that_pauses_suspends_the_producer_on_another_node() {
     let watcher = b.client().await;
     let key = a.address().key().unwrap().to_string();
     let sent_to_a = async || {
-        let status = watcher.ask("/admin/status", json!({})).await.unwrap();
+        let status = watcher.ask("/node/status", json!({})).await.unwrap();
         let connections = status["connections"].as_array().unwrap();
         let of_a = connections.iter().find(|one| one["peer"] == *key);
         let of_a = of_a.unwrap_or_else(|| panic!("no connection of a in {status}"));
@@ -512,7 +512,7 @@ async fn a_callers_token_stays_with_the_node_that_it_is_for() {
     let context: Value = answer.to().unwrap();
     assert_eq!(context["identity"]["id"], "a");
     assert_eq!(context["forwarded_for"][0]["id"], "alk_This");
-    let status = client.ask("/admin/status", json!({})).await.unwrap();
+    let status = client.ask("/node/status", json!({})).await.unwrap();
     for text in [
         answer.to_string(),
         status.to_string(),

@@ -75,7 +75,7 @@ async fn until<T, F: Future<Output = Option<T>>>(mut state: impl FnMut() -> F) -
 
 async fn status(node: &Daemon) -> Value {
     let client = node.client().await;
-    client.ask("/admin/status", json!({})).await.unwrap()
+    client.ask("/node/status", json!({})).await.unwrap()
 }
 
 /// Puts a text in the file's place as a whole.
@@ -116,20 +116,20 @@ async fn k51_a_removed_peers_connections_close_and_the_others_stay() {
 async fn k33_keys_are_rotated_and_the_peer_stays_who_it_is() {
     let (old, new) = (Peer::new(1), Peer::new(2));
     let node = node_with(&stanza("ada", &old, "scopes = [\"admin\"]")).await;
-    assert!(old.ask(&node, "/admin/status").await.is_ok());
-    assert_eq!(new.ask(&node, "/admin/status").await.unwrap_err(), "FORBIDDEN");
+    assert!(old.ask(&node, "/node/status").await.is_ok());
+    assert_eq!(new.ask(&node, "/node/status").await.unwrap_err(), "FORBIDDEN");
 
     node.alknet(["peer", "keys", "ada", "--add", &new.fingerprint]).await.text();
-    until(async || new.ask(&node, "/admin/status").await.ok()).await;
-    assert!(old.ask(&node, "/admin/status").await.is_ok(), "both keys are ada's");
+    until(async || new.ask(&node, "/node/status").await.ok()).await;
+    assert!(old.ask(&node, "/node/status").await.is_ok(), "both keys are ada's");
 
     let open = old.connect(&node).await;
     let kept = new.connect(&node).await;
     node.alknet(["peer", "keys", "ada", "--remove", &old.fingerprint]).await.text();
     assert_eq!(within(open.closed()).await.code, Some(8));
-    assert_eq!(old.ask(&node, "/admin/status").await.unwrap_err(), "FORBIDDEN");
+    assert_eq!(old.ask(&node, "/node/status").await.unwrap_err(), "FORBIDDEN");
     // The connection by the other key has lived through it, with the same rights.
-    assert!(ask(kept, "/admin/status", CallOptions::default()).await.is_ok());
+    assert!(ask(kept, "/node/status", CallOptions::default()).await.is_ok());
     let listed = node.alknet(["peer", "list", "--json"]).await.json();
     assert_eq!(listed["peers"][1]["peer_id"], "ada");
     assert_eq!(listed["peers"][1]["fingerprints"], json!([new.fingerprint]));
@@ -150,7 +150,7 @@ async fn k34_a_key_that_is_taken_is_refused_by_command_and_by_the_node() {
 
     node.append("access.toml", &stanza("emil", &ada, ""));
     node.logged("stands twice").await;
-    assert!(ada.ask(&node, "/admin/status").await.is_ok(), "what was in force stays");
+    assert!(ada.ask(&node, "/node/status").await.is_ok(), "what was in force stays");
 }
 
 #[tokio::test]
@@ -163,20 +163,20 @@ async fn k35_a_disabled_peer_is_unknown_by_key_and_by_token() {
         let connection = node.dial(&anonymous, alknet_call_protocol::ALPN).await.unwrap();
         let auth_token = Some(token.token.as_str().into());
         let options = CallOptions { auth_token, ..CallOptions::default() };
-        let answer = ask(connection, "/admin/status", options).await;
+        let answer = ask(connection, "/node/status", options).await;
         drop(anonymous);
         answer
     };
     assert!(by_token().await.is_ok());
-    assert!(ada.ask(&node, "/admin/status").await.is_ok());
+    assert!(ada.ask(&node, "/node/status").await.is_ok());
 
     node.alknet(["peer", "disable", "ada"]).await.text();
-    until(async || ada.ask(&node, "/admin/status").await.err()).await;
-    assert_eq!(ada.ask(&node, "/admin/status").await.unwrap_err(), "FORBIDDEN");
+    until(async || ada.ask(&node, "/node/status").await.err()).await;
+    assert_eq!(ada.ask(&node, "/node/status").await.unwrap_err(), "FORBIDDEN");
     assert_eq!(by_token().await.unwrap_err(), "FORBIDDEN");
 
     node.alknet(["peer", "enable", "ada"]).await.text();
-    until(async || ada.ask(&node, "/admin/status").await.ok()).await;
+    until(async || ada.ask(&node, "/node/status").await.ok()).await;
     assert!(by_token().await.is_ok());
 }
 
@@ -193,7 +193,7 @@ async fn k48_a_file_with_mistakes_is_shown_until_it_is_corrected() {
     let shown = node.alknet(["status"]).await;
     assert!(shown.text().contains("access.toml is refused"), "{shown:?}");
     assert!(shown.text().contains(&format!("line {line}: unknown key `scope`")), "{shown:?}");
-    assert!(ada.ask(&node, "/admin/status").await.is_ok(), "the old policy stays");
+    assert!(ada.ask(&node, "/node/status").await.is_ok(), "the old policy stays");
     let refused = node.alknet(["reload"]).await;
     assert!(refused.refused(1).contains("ACCESS_REFUSED"), "{refused:?}");
     assert!(refused.stderr.contains(&format!("access.toml:{line}:1: unknown key")), "{refused:?}");
@@ -208,7 +208,7 @@ async fn k48_a_file_with_mistakes_is_shown_until_it_is_corrected() {
         (refused == "there is no such file").then_some(())
     })
     .await;
-    assert!(ada.ask(&node, "/admin/status").await.is_ok(), "the old policy stays");
+    assert!(ada.ask(&node, "/node/status").await.is_ok(), "the old policy stays");
 
     rename_over(&node, &good);
     until(async || status(&node).await["access"]["refused"].is_null().then_some(())).await;
@@ -232,7 +232,7 @@ async fn k49_half_a_file_is_never_taken_up() {
     for _ in 0..3 {
         node.process().signal("HUP").await;
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(ada.ask(&node, "/admin/status").await.is_ok());
+        assert!(ada.ask(&node, "/node/status").await.is_ok());
     }
     writer.write_all(&whole.as_bytes()[half..]).unwrap();
     writer.write_all(b"# and a comment\n").unwrap();
@@ -243,7 +243,7 @@ async fn k49_half_a_file_is_never_taken_up() {
     std::fs::remove_file(node.file("access.toml")).unwrap();
     std::fs::File::create(node.file("access.toml")).unwrap();
     node.logged("the file is empty").await;
-    assert!(ada.ask(&node, "/admin/status").await.is_ok());
+    assert!(ada.ask(&node, "/node/status").await.is_ok());
     node.write("access.toml", &whole);
     until(async || status(&node).await["access"]["refused"].is_null().then_some(())).await;
     let pending = tokio::time::timeout(Duration::ZERO, watching.closed()).await;
@@ -260,15 +260,15 @@ async fn k52_reloading_takes_the_scope_admin() {
         stanza("emil", &emil, "scopes = [\"notes:read\"]")
     );
     let node = node_with(&access).await;
-    assert_eq!(emil.ask(&node, "/admin/reload").await.unwrap_err(), "FORBIDDEN");
-    assert_eq!(Peer::new(3).ask(&node, "/admin/reload").await.unwrap_err(), "FORBIDDEN");
+    assert_eq!(emil.ask(&node, "/node/reload").await.unwrap_err(), "FORBIDDEN");
+    assert_eq!(Peer::new(3).ask(&node, "/node/reload").await.unwrap_err(), "FORBIDDEN");
     let anonymous = Dialer::new(None).unwrap();
     let connection = node.dial(&anonymous, alknet_call_protocol::ALPN).await.unwrap();
-    let answer = ask(connection, "/admin/reload", CallOptions::default()).await;
+    let answer = ask(connection, "/node/reload", CallOptions::default()).await;
     assert_eq!(answer.unwrap_err(), "FORBIDDEN");
     assert_eq!(status(&node).await["access"]["reloads"], 0, "none of them has reloaded");
 
-    let reloaded = ada.ask(&node, "/admin/reload").await.unwrap();
+    let reloaded = ada.ask(&node, "/node/reload").await.unwrap();
     assert_eq!((&reloaded["limits"], &reloaded["closed"]), (&json!(false), &json!(0)));
     assert_eq!(status(&node).await["access"]["reloads"], 1);
 }
@@ -361,7 +361,7 @@ async fn k50_a_thousand_reloads_leave_memory_flat_and_the_last_state_in_force() 
             before = node.resident_bytes();
         }
         rename_over(&node, &version(n));
-        let reloaded = client.ask("/admin/reload", json!({})).await.unwrap();
+        let reloaded = client.ask("/node/reload", json!({})).await.unwrap();
         // The watcher may have come first.
         let added = reloaded["peers"]["added"].as_array().unwrap().len();
         assert!(added == 50 || added == 0, "{reloaded}");
@@ -385,8 +385,8 @@ async fn k50_a_thousand_reloads_leave_memory_flat_and_the_last_state_in_force() 
             node.process().signal("HUP").await;
         }
     }
-    until(async || last.ask(&node, "/admin/status").await.ok()).await;
-    assert_eq!(first.ask(&node, "/admin/status").await.unwrap_err(), "FORBIDDEN");
+    until(async || last.ask(&node, "/node/status").await.ok()).await;
+    assert_eq!(first.ask(&node, "/node/status").await.unwrap_err(), "FORBIDDEN");
     let access = status(&node).await["access"].clone();
     assert!(access["refused"].is_null(), "{access}");
     client.assert_answered().await;
@@ -445,6 +445,6 @@ async fn a_node_killed_during_reloads_starts_with_the_old_policy_or_the_new_one(
         AccessConfig::load(&node.file("access.toml")).expect("the file is whole");
     }
     let daemon = node.start(&[]).await;
-    assert_eq!(ada.ask(&daemon, "/admin/status").await.unwrap_err(), "FORBIDDEN");
+    assert_eq!(ada.ask(&daemon, "/node/status").await.unwrap_err(), "FORBIDDEN");
     daemon.client().await.assert_answered().await;
 }

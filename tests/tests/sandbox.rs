@@ -40,7 +40,7 @@ async fn read(node: &Daemon) -> Result<Value, String> {
 }
 
 async fn confinement(node: &Daemon) -> Value {
-    node.client().await.ask("/admin/status", json!({})).await.unwrap()["confinement"].clone()
+    node.client().await.ask("/node/status", json!({})).await.unwrap()["confinement"].clone()
 }
 
 /// Whether the kernel has what the test is about; it says so loudly if not.
@@ -70,7 +70,7 @@ async fn a_confined_node_reads_nothing_outside_its_own_files() {
     let client = node.client().await;
     client.assert_answered().await;
     client.ask("/clock/now", json!({})).await.unwrap();
-    let status = client.ask("/admin/status", json!({})).await.unwrap();
+    let status = client.ask("/node/status", json!({})).await.unwrap();
     assert!(status["resident_bytes"].as_u64().unwrap() > 0, "{status}");
     node.append("access.toml", "# changed\n");
     node.alknet(["reload"]).await.text();
@@ -78,7 +78,7 @@ async fn a_confined_node_reads_nothing_outside_its_own_files() {
         .await
         .text();
     let reloaded = node.alknet(["reload", "--json"]).await.json();
-    let access = client.ask("/admin/status", json!({})).await.unwrap()["access"].clone();
+    let access = client.ask("/node/status", json!({})).await.unwrap()["access"].clone();
     assert_eq!(access["peers"], 2, "{reloaded} {access}");
     assert!(access["refused"].is_null(), "{access}");
     assert_eq!(node.stop("TERM").await.status, Some(0));

@@ -34,7 +34,6 @@ use alknet_plugin_api::{CallError, Json};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::admin::Sources;
 use crate::auth::{PolicyStore, system_unix_time};
 use crate::capabilities::Bundle;
 use crate::config::{
@@ -44,6 +43,7 @@ use crate::endpoint::NodeKey;
 use crate::imports::Peers;
 use crate::observe::calls::{AuditSource, Strikes};
 use crate::observe::status::PluginStatus;
+use crate::operator::Sources;
 use crate::plugins::LoadedPlugin;
 use crate::registry::{Finding, Registry};
 use crate::services::Shared;

@@ -72,7 +72,7 @@ pub struct Node {
     endpoint: Arc<Endpoint>,
     plugins: Arc<[PluginStatus]>,
     imports: Arc<Imports>,
-    sources: crate::admin::Sources,
+    sources: crate::operator::Sources,
     draining: watch::Sender<bool>,
     drain: Duration,
     audit: Option<AuditLog>,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use alknet_plugin_api::{Built, Connection, Gateway, Identity, OperationEnv, Visibility};
 use tokio::runtime::Handle;
 
-use crate::admin::{self, Sources};
 use crate::auth::{IdentityProvider, PolicyStore};
 use crate::capabilities::Bundle;
 use crate::config::{
@@ -14,6 +13,7 @@ use crate::config::{
     state_folder,
 };
 use crate::observe::calls::{AuditSource, CallRecorder, Strikes};
+use crate::operator::{self, Sources};
 use crate::ownership::{self, FileOwnership};
 use crate::plugins::{Kind, LoadedPlugin};
 use crate::registry::{
@@ -61,7 +61,7 @@ pub(super) fn registry(
         builder.ownership(Arc::new(ownership));
     }
     builder.limits(call_limits(&config.limits, access));
-    register(&mut builder, admin::NAME, &admin::operations(sources), None, None);
+    register(&mut builder, operator::NAME, &operator::operations(sources), None, None);
     for ((stanza, bundle), plugin) in granted.iter().zip(plugins) {
         let kind = Some(plugin.kind);
         register(&mut builder, &stanza.name, &plugin.built, kind, Some((stanza, bundle)));

@@ -1,7 +1,7 @@
 //! Taking up a changed `access.toml` while the node runs.
 //!
 //! One task reads the file, on a change of it, on SIGHUP and when asked by the
-//! operation `admin/reload`; so readings never overtake each other, and the last
+//! operation `node/reload`; so readings never overtake each other, and the last
 //! state of the file is the last one taken up. A reading is judged as a whole by
 //! the code that a start uses. A good one replaces the policy, the limits and
 //! the log filter, each in one step; a bad one leaves everything as it is and
@@ -21,13 +21,13 @@ use super::registering::call_limits;
 use super::service;
 use super::watched_file::{DEBOUNCE, WatchedFile};
 use super::why::Explainer;
-use crate::admin::Reloading;
 use crate::auth::PolicyStore;
 use crate::config::{AccessConfig, AccessLimits, NodeConfig, NodeLimits, Problems, ReloadPlan};
 use crate::endpoint::admission::AdmissionLimits;
 use crate::endpoint::{CloseCode, ConnectionLimits, Endpoint};
 use crate::observe::log;
 use crate::observe::status::{AccessStatus, RefusedAccess};
+use crate::operator::Reloading;
 use crate::registry::Registry;
 
 /// Requests for a reload that may wait for the one under way.

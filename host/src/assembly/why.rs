@@ -1,5 +1,5 @@
 //! Why somebody may, or may not, call an operation, and which lines of the
-//! node's files say so: what `alknet acl why` prints and `admin/acl-why`
+//! node's files say so: what `alknet acl why` prints and `node/acl-why`
 //! answers.
 //!
 //! The verdict is the registry's own. Here it gets its grounds: the entry of

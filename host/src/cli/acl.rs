@@ -11,8 +11,8 @@ use super::{Global, Output};
 use crate::assembly::why::{Answer, Ground, Question, Step};
 use crate::config::{Mode, NodeConfig};
 
-/// The operation that answers for a running node; it takes the scope `admin`.
-const OPERATION: &str = "/admin/acl-why";
+/// The operation that answers for a running node; it takes the scope `admin` or `observe`.
+const OPERATION: &str = "/node/acl-why";
 
 /// Ask who may call what
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ pub(super) struct Ops {
     /// Describe this operation, with the schemas of its input and output
     name: Option<String>,
     /// List the operations that the node has from elsewhere, reached from the wire or
-    /// not; needs the scope `admin`
+    /// not; needs the scope `admin` or `observe`
     #[arg(long, conflicts_with = "name")]
     imports: bool,
 }
@@ -29,7 +29,7 @@ impl Ops {
             block_on(one_call(&target, name, input, None))
         };
         if self.imports {
-            let answer = ask("/admin/status", json!({}))?;
+            let answer = ask("/node/status", json!({}))?;
             let status: Value = answer.to().map_err(malformed)?;
             return output.table(&imported(&status["imports"]), &status["imports"]);
         }
@@ -117,6 +117,9 @@ fn describe(spec: &OperationSpec) -> String {
     let scopes = &spec.access_control.required_scopes;
     if !scopes.is_empty() {
         blocks.push(format!("needs the scopes {}", scopes.join(", ")));
+    }
+    if let Some(any) = &spec.access_control.required_scopes_any {
+        blocks.push(format!("needs one of the scopes {}", any.join(", ")));
     }
     blocks.push(format!("input\n{}", schema(&spec.input_schema)));
     blocks.push(format!("output\n{}", schema(&spec.output_schema)));

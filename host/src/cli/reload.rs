@@ -12,7 +12,7 @@ use super::output::visible;
 use super::{Global, Output};
 
 /// The operation that does it; it takes the scope `admin`.
-const OPERATION: &str = "/admin/reload";
+const OPERATION: &str = "/node/reload";
 
 /// Have a running node read its access.toml now
 #[derive(Debug, Args)]

@@ -13,8 +13,8 @@ use super::failure::Failure;
 use super::output::visible;
 use super::{Global, Output, Table};
 
-/// The operation that answers it; it takes the scope `admin`.
-const OPERATION: &str = "/admin/status";
+/// The operation that answers it; it takes the scope `admin` or `observe`.
+const OPERATION: &str = "/node/status";
 
 /// Show what a running node serves and who is connected
 #[derive(Debug, Args)]

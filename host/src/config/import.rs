@@ -17,7 +17,7 @@ use super::problem::{Place, Places, Problem};
 use super::values::{Bytes, choice};
 
 /// First segments of names that the node itself uses.
-const RESERVED: [&str; 3] = ["admin", "services", "session"];
+const RESERVED: [&str; 3] = ["node", "services", "session"];
 
 /// The largest answer over HTTP.
 const MAX_RESPONSE: u64 = 8 << 20;

@@ -1,5 +1,5 @@
 //! A node's status: what `alknet status` and `alknet plugin list` show, and what
-//! the operations `admin/status`, `admin/plugins` and `admin/metrics` answer.
+//! the operations `node/status`, `node/plugins` and `node/metrics` answer.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -239,7 +239,7 @@ impl Caller {
         struct Metrics {
             text: String,
         }
-        let metrics = self.ask("admin/metrics", Json::empty_object()).await?;
+        let metrics = self.ask("node/metrics", Json::empty_object()).await?;
         let metrics: Metrics =
             metrics.to().map_err(|error| CallError::internal(error.to_string()))?;
         Ok(metrics.text)

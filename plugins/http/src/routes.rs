@@ -203,7 +203,7 @@ async fn metrics(Extension(caller): Extension<Caller>) -> Result<Response, Probl
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     match caller.metrics().await {
         Ok(text) => Ok(([(CONTENT_TYPE, kind)], text).into_response()),
-        Err(error) => Err(caller.problem("admin/metrics", error).await),
+        Err(error) => Err(caller.problem("node/metrics", error).await),
     }
 }
 

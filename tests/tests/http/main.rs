@@ -206,7 +206,7 @@ async fn in_flight_becomes(client: &Client, operation: &str, count: u32) {
     let label = format!("operation=\"{operation}\"");
     within(async {
         loop {
-            let answer = client.ask("/admin/metrics", json!({})).await.unwrap();
+            let answer = client.ask("/node/metrics", json!({})).await.unwrap();
             let lines = answer["text"].as_str().unwrap().lines();
             let own = lines.filter(|line| {
                 line.starts_with("alknet_calls_in_flight{") && line.contains(&label)

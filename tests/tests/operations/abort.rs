@@ -185,7 +185,7 @@ async fn abort_calls(client: &Client, name: &str, input: &Value, count: usize) {
 async fn c47_a_hundred_thousand_aborted_calls_leave_nothing() {
     let node = node().await;
     let (client, watcher) = (node.client().await, node.client().await);
-    let tasks = async || watcher.ask("/admin/status", json!({})).await.unwrap()["tasks"].clone();
+    let tasks = async || watcher.ask("/node/status", json!({})).await.unwrap()["tasks"].clone();
     let hold = |name: &str| json!({ "name": name });
     let rounds = [
         ("/native/wait", json!(null), 60_000),

@@ -156,7 +156,7 @@ async fn acl_why_says_who_may_call_what_by_which_rule_and_line() {
     }
     // It tells operators alone.
     let question = json!({ "identity": "anonymous", "operation": "/native/inner" });
-    let error = ask_as(&client, READER, "/admin/acl-why", question).await.unwrap_err();
+    let error = ask_as(&client, READER, "/node/acl-why", question).await.unwrap_err();
     assert_eq!(error.code, "FORBIDDEN");
 }
 

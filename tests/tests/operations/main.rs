@@ -111,7 +111,7 @@ fn named(id: &str) -> Identity {
 
 /// A sample of the node's metrics, 0 where there is none.
 async fn metric(client: &Client, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let answer = client.ask("/admin/metrics", json!({})).await.unwrap();
+    let answer = client.ask("/node/metrics", json!({})).await.unwrap();
     let text = answer["text"].as_str().unwrap().to_owned();
     let fits = |line: &&str| {
         let (series, _) = line.rsplit_once(' ').unwrap();

@@ -71,7 +71,7 @@ async fn decisions_are_written_down_without_payloads_and_secrets() {
     client.ask("/native/context", json!(null)).await.unwrap();
     written(&node, "state/audit.jsonl", on("native/context")).await;
 
-    let metrics = client.ask("/admin/metrics", json!({})).await.unwrap()["text"].clone();
+    let metrics = client.ask("/node/metrics", json!({})).await.unwrap()["text"].clone();
     drop(client);
     let (files, process) = node.into_parts();
     process.signal("TERM").await;

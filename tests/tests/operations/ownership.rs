@@ -91,7 +91,7 @@ async fn a_confined_node_has_its_vault_and_keeps_owners_and_an_audit_log() {
     let mut node = node.start(&[]).await;
     for restart in 0..2 {
         let client = node.client().await;
-        let status = client.ask("/admin/status", json!({})).await.unwrap();
+        let status = client.ask("/node/status", json!({})).await.unwrap();
         assert!(status["confinement"].is_object(), "{status}");
         if status["confinement"]["enforced"] == "none" {
             eprintln!("NOT CHECKED: this kernel has no Landlock, so that nothing is confined");

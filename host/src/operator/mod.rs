@@ -1,13 +1,15 @@
-//! The node's own operations, for its operators: `admin/status`,
-//! `admin/plugins`, `admin/metrics`, `admin/reload`, `admin/acl-why`. Each needs the
-//! scope `admin`.
+//! The node's own operations, for its operators: `node/status`,
+//! `node/plugins`, `node/metrics`, `node/acl-why`, which need one of the scopes
+//! `admin` and `observe`, and `node/reload`, which needs `admin`.
 //!
 //! They are declared and attached like any plugin's, and pass through the same
 //! registry, access decision and dispatch.
 
 use std::sync::{Arc, OnceLock};
 
-use alknet_plugin_api::{Built, CallError, Json, Manifest, OperationSpec, Registrar};
+use alknet_plugin_api::{
+    AccessControl, Built, CallError, Json, Manifest, OperationSpec, Registrar,
+};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -43,22 +45,28 @@ pub const ACCESS_REFUSED: &str = "ACCESS_REFUSED";
 pub type AnswerSource = OnceLock<Box<dyn Fn(Json) -> Result<Json, CallError> + Send + Sync>>;
 
 /// The name that these operations are registered under.
-pub const NAME: &str = "admin";
+pub const NAME: &str = "node";
+
+/// The scope that changes the node.
+pub const ADMIN: &str = "admin";
+
+/// The scope that looks at the node and changes nothing.
+pub const OBSERVE: &str = "observe";
 
 /// The operations, answering from `sources`.
 pub fn operations(sources: &Sources) -> Built {
     let mut on = Registrar::new();
     let status = sources.status.clone();
-    on.operation_json("admin/status", move |_, _| answer(current(&status).map(|s| json!(s))));
+    on.operation_json("node/status", move |_, _| answer(current(&status).map(|s| json!(s))));
     let plugins = sources.status.clone();
-    on.operation_json("admin/plugins", move |_, _| {
+    on.operation_json("node/plugins", move |_, _| {
         answer(current(&plugins).map(|s| json!({ "plugins": s.plugins })))
     });
-    on.operation_json("admin/metrics", |_, _| answer(Ok(json!({ "text": metrics::render() }))));
+    on.operation_json("node/metrics", |_, _| answer(Ok(json!({ "text": metrics::render() }))));
     let source = sources.reload.clone();
-    on.operation_json("admin/reload", move |_, _| reload(source.clone()));
+    on.operation_json("node/reload", move |_, _| reload(source.clone()));
     let answers = sources.answers.clone();
-    on.operation_json("admin/acl-why", move |_, question| {
+    on.operation_json("node/acl-why", move |_, question| {
         std::future::ready(match answers.get() {
             Some(why) => why(question),
             None => Err(starting()),
@@ -74,22 +82,22 @@ fn manifest() -> Manifest {
     let query = |name: &str, description: &str, output: Value| {
         OperationSpec::query(name)
             .description(description)
-            .tag("admin")
-            .scope("admin")
+            .tag(NAME)
+            .access(for_observers())
             .input(json!({ "type": "object", "additionalProperties": false }))
             .output(output)
     };
     let object = json!({ "type": "object" });
     Manifest::new(NAME, env!("CARGO_PKG_VERSION"))
         .description("The node's own operations, for its operators")
-        .operation(query("admin/status", "The node at this moment", object.clone()))
+        .operation(query("node/status", "The node at this moment", object.clone()))
         .operation(query(
-            "admin/plugins",
+            "node/plugins",
             "The node's plugins: kind, trust, version, ALPNs, operations",
             object,
         ))
         .operation(query(
-            "admin/metrics",
+            "node/metrics",
             "The node's metrics in Prometheus text form",
             json!({
                 "type": "object",
@@ -98,19 +106,19 @@ fn manifest() -> Manifest {
             }),
         ))
         .operation(
-            OperationSpec::mutation("admin/reload")
+            OperationSpec::mutation("node/reload")
                 .description(
                     "Take up access.toml as it is now: peers, API keys, limits, log filter",
                 )
-                .tag("admin")
-                .scope("admin")
+                .tag(NAME)
+                .scope(ADMIN)
                 .input(json!({ "type": "object", "additionalProperties": false }))
                 .output(json!({ "type": "object" }))
                 .error(ACCESS_REFUSED, "The file has mistakes; what was in force stays so"),
         )
         .operation(
             query(
-                "admin/acl-why",
+                "node/acl-why",
                 "Whether an identity may call an operation, by which rule, and which lines say so",
                 json!({
                     "type": "object",
@@ -134,6 +142,12 @@ fn manifest() -> Manifest {
             }))
             .example(json!({ "identity": "anonymous", "operation": "/services/list" })),
         )
+}
+
+/// What suffices to read.
+fn for_observers() -> AccessControl {
+    let either = [ADMIN, OBSERVE].map(str::to_owned).to_vec();
+    AccessControl { required_scopes_any: Some(either), ..AccessControl::default() }
 }
 
 async fn reload(source: Arc<ReloadSource>) -> Result<Json, CallError> {
@@ -162,14 +176,20 @@ fn answer(result: Result<Value, CallError>) -> std::future::Ready<Result<Json, C
 
 #[cfg(test)]
 mod tests {
+    use alknet_plugin_api::OperationType;
+
     use super::*;
 
     #[test]
-    fn every_declared_operation_has_code_and_needs_the_scope_admin() {
+    fn every_declared_operation_has_code_and_needs_a_scope() {
         let built = operations(&Sources::default());
-        assert_eq!(built.operations.len(), 5);
+        assert_eq!(built.operations.len(), built.manifest.operations.len());
         for spec in &built.manifest.operations {
-            assert_eq!(spec.access_control.required_scopes, ["admin"], "{}", spec.name);
+            let access = &spec.access_control;
+            match spec.op_type {
+                OperationType::Mutation => assert_eq!(access.required_scopes, [ADMIN]),
+                _ => assert_eq!(*access, for_observers(), "{}", spec.name),
+            }
         }
     }
 }
