@@ -6,6 +6,7 @@ use std::time::Instant;
 use alknet_plugin_api::{Host, Json, Manifest};
 use ed25519_dalek::VerifyingKey;
 
+use super::plugins;
 use crate::capabilities::Bundle;
 use crate::config::{Mode, NodeConfig, Place, PluginStanza, Problem, Problems};
 use crate::observe::status::PluginStatus;
@@ -132,15 +133,7 @@ impl Loader {
         artifact: Artifact,
         stanza: &PluginStanza,
     ) -> Result<Box<dyn Opened>, LoadError> {
-        let default = component::ComponentLimits::default();
-        let limits = component::ComponentLimits {
-            memory_bytes: stanza.limits.memory.unwrap_or(default.memory_bytes),
-            cpu_slice_ms: stanza.limits.cpu.map_or(default.cpu_slice_ms, |time| {
-                time.as_millis().try_into().unwrap_or(u64::MAX)
-            }),
-            connection_instances: stanza.limits.instances.unwrap_or(default.connection_instances),
-            ..default
-        };
+        let limits = plugins::component_limits(stanza);
         let engine = match &self.components.engine {
             Some(engine) => engine.clone(),
             None => {
@@ -186,20 +179,7 @@ impl Loader {
             return Err(problems);
         }
         tracing::warn!(plugin = stanza.name, "starting without it: {text}");
-        let kind = stanza.kind.unwrap_or(Kind::Native);
-        Ok(Loaded::Missing(Box::new(PluginStatus {
-            name: stanza.name.clone(),
-            kind: kind.name().to_owned(),
-            trust: kind.trust().to_owned(),
-            version: String::new(),
-            api: String::new(),
-            alpns: stanza.alpn.clone().unwrap_or_default(),
-            operations: Vec::new(),
-            load_time: std::time::Duration::ZERO,
-            artifact: stanza.artifact.clone(),
-            sha256: stanza.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
-            failure: Some(text),
-        })))
+        Ok(Loaded::Missing(Box::new(plugins::missing(stanza, text))))
     }
 }
 

@@ -19,6 +19,7 @@ mod identity;
 mod importing;
 mod loading;
 mod node;
+mod plugins;
 mod registering;
 mod reload;
 mod service;
@@ -26,6 +27,7 @@ mod service;
 mod tcp;
 mod vault;
 mod watched_file;
+mod who;
 pub mod why;
 
 use std::sync::Arc;
@@ -233,6 +235,12 @@ pub fn assemble(
         deployment.access.entry_places().clone(),
     ));
     let asked = explainer.clone();
+    let _first = sources.matrix.set(Box::new(move |part| {
+        let part = part.to().map_err(|error| CallError::invalid_input(error.to_string()))?;
+        let matrix = asked.matrix(&part);
+        Json::of(&matrix).map_err(|error| CallError::internal(error.to_string()))
+    }));
+    let asked = explainer.clone();
     // Set once: a node is assembled once.
     let _first = sources.answers.set(Box::new(move |question| {
         let question =
@@ -303,10 +311,12 @@ impl Assembled {
 
     /// The plugins that are there, as status shows them.
     pub fn plugins(&self) -> Vec<PluginStatus> {
-        let ready = self.plugins.iter().zip(&self.alpns);
-        let mut list: Vec<_> = ready.map(|(plugin, alpns)| plugin_status(plugin, alpns)).collect();
-        list.extend(self.missing.iter().cloned());
-        list
+        let stanzas = &self.deployment.node.plugins;
+        let ready = self.plugins.iter().zip(&self.alpns).map(|(plugin, alpns)| {
+            let stanza = stanzas.iter().find(|stanza| stanza.name == plugin.name);
+            plugins::status(plugin, alpns, stanza)
+        });
+        ready.chain(self.missing.iter().cloned()).collect()
     }
 }
 
@@ -316,21 +326,4 @@ impl Assembled {
 fn served<'a>(alpns: &'a [Vec<String>], missing: &'a [PluginStatus]) -> Vec<&'a str> {
     let missing = missing.iter().flat_map(|plugin| &plugin.alpns);
     alpns.iter().flatten().chain(missing).map(String::as_str).collect()
-}
-
-fn plugin_status(plugin: &LoadedPlugin, alpns: &[String]) -> PluginStatus {
-    let manifest = &plugin.built.manifest;
-    PluginStatus {
-        name: plugin.name.clone(),
-        kind: plugin.kind.name().to_owned(),
-        trust: plugin.kind.trust().to_owned(),
-        version: manifest.version.clone(),
-        api: format!("{}.{}", manifest.api.0, manifest.api.1),
-        alpns: alpns.to_vec(),
-        operations: manifest.operations.iter().map(|spec| spec.name.clone()).collect(),
-        load_time: plugin.load_time,
-        artifact: plugin.path.clone(),
-        sha256: hex::encode(plugin.sha256),
-        failure: None,
-    }
 }

@@ -23,6 +23,7 @@ use crate::imports::ImportState;
 use crate::observe::audit::AuditLog;
 use crate::observe::status::{NodeStatus, PluginStatus};
 use crate::observe::{exposition, metrics};
+use crate::operator::{Live, Sources};
 use crate::plugins::mark_crashes;
 
 /// How often metrics are folded together, so that they do not pile up between
@@ -72,7 +73,7 @@ pub struct Node {
     endpoint: Arc<Endpoint>,
     plugins: Arc<[PluginStatus]>,
     imports: Arc<Imports>,
-    sources: crate::operator::Sources,
+    sources: Sources,
     draining: watch::Sender<bool>,
     drain: Duration,
     audit: Option<AuditLog>,
@@ -167,6 +168,7 @@ impl Assembled {
             confinement: confinement().cloned(),
         };
         let _first = self.sources.status.set(Box::new(tell));
+        let _first = self.sources.live.set(self.live(&endpoint, started));
         let struck = Arc::downgrade(&endpoint);
         let _first = self.strikes.set(Box::new(move |connection| {
             if let Some(endpoint) = struck.upgrade() {
@@ -193,6 +195,18 @@ impl Assembled {
             terminate,
             _followers: identity.followers,
         })
+    }
+
+    /// What the node's own operations look at.
+    fn live(&self, endpoint: &Arc<Endpoint>, started: Instant) -> Live {
+        let (listed, counted) = (endpoint.clone(), endpoint.clone());
+        Live {
+            registry: self.registry.clone(),
+            policy: self.deployment.policy.clone(),
+            connections: Box::new(move || listed.table().snapshot()),
+            connected: Box::new(move || counted.table().len()),
+            started,
+        }
     }
 
     /// Opens the audit log and serves the metrics, where the file asks for them.

@@ -55,7 +55,11 @@ pub(super) fn registry(
 ) -> Result<Arc<Registry>, Problems> {
     let clock = Arc::new(TokioClock::new());
     let mut builder = RegistryBuilder::new(clock, Arc::new(TokioSpawner(runtime.clone())));
-    builder.recorder(Arc::new(CallRecorder::new(audit.clone(), strikes.clone())));
+    builder.recorder(Arc::new(CallRecorder::new(
+        audit.clone(),
+        strikes.clone(),
+        sources.recent.clone(),
+    )));
     let mut problems = Problems::default();
     if let Some(ownership) = problems.take(ownership(config, runtime)) {
         builder.ownership(Arc::new(ownership));

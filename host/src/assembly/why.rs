@@ -13,7 +13,8 @@ use alknet_plugin_api::{AccessControl, CallError, Identity, Visibility};
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{PolicyStore, TOKEN_PREFIX, UnixTime};
+use super::who::Rule;
+use crate::auth::{ApiKeyEntry, Policy, PolicyStore, TOKEN_PREFIX, UnixTime};
 use crate::config::{EntryPlaces, Place, PluginStanza};
 use crate::registry::{Entry, Explanation, Registry, Verdict, bare_name};
 
@@ -154,6 +155,40 @@ impl Explainer {
         Ok(Answer { allowed: steps.iter().all(|step| step.allowed), steps })
     }
 
+    /// The policy in force.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        self.policy.load()
+    }
+
+    /// Whether an API key does not count any more.
+    pub(super) fn expired(&self, key: &ApiKeyEntry) -> bool {
+        key.expires_at.is_some_and(|end| (self.time)() >= Duration::from_secs(end))
+    }
+
+    /// The names of all operations that the wire reaches.
+    pub(super) fn on_the_wire(&self) -> Vec<String> {
+        let imported = self.registry.imported();
+        let entries = self.registry.operations().iter().chain(&imported);
+        let external = entries.filter(|entry| entry.spec().visibility == Visibility::External);
+        external.map(|entry| entry.spec().name.clone()).collect()
+    }
+
+    /// What would become of a call of each of these by `identity`, as [`answer`]
+    /// would say it.
+    ///
+    /// [`answer`]: Self::answer
+    pub(super) fn outcomes(&self, identity: &str, operations: &[String]) -> Vec<Rule> {
+        // Gone since it was listed: a stranger.
+        let caller = self.caller(identity).ok();
+        let subject = caller.as_ref().and_then(|caller| caller.identity.as_ref());
+        let refused = caller.as_ref().and_then(|caller| caller.refused.as_deref());
+        let outcome = |name: &String| match refused {
+            Some(rule) => refusal(rule),
+            None => Rule::from(self.registry.explain_wire(name, subject, None).verdict),
+        };
+        operations.iter().map(outcome).collect()
+    }
+
     fn caller(&self, name: &str) -> Result<Caller, CallError> {
         if name == ANONYMOUS {
             let says = "nobody: a caller without a known key and without a token";
@@ -182,8 +217,7 @@ impl Explainer {
                 return Ok(Caller { identity: None, refused: None, grounds });
             }
         } else if let Some(key) = policy.api_keys().iter().find(|key| key.prefix == *id) {
-            let now = (self.time)();
-            if key.expires_at.is_some_and(|end| now >= Duration::from_secs(end)) {
+            if self.expired(key) {
                 let says = format!("API key `{id}` has expired");
                 let grounds = vec![Ground::new(says, place(id, "expires_at"))];
                 let refused = Some("invalid token".to_owned());
@@ -218,9 +252,8 @@ impl Explainer {
         let subject = subject.map(|identity| identity.id.clone());
         let mut step = self.step(name, explained, subject, false, caller.grounds, resource);
         if let Some(refused) = caller.refused {
-            step.allowed = false;
-            step.code = Some(alknet_plugin_api::code::FORBIDDEN.to_owned());
-            step.rule = refused;
+            let Rule { allowed, code, rule } = refusal(&refused);
+            (step.allowed, step.code, step.rule) = (allowed, code, rule);
         }
         step
     }
@@ -322,6 +355,22 @@ impl Explainer {
         }
         grounds
     }
+}
+
+impl From<Verdict> for Rule {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            allowed: verdict.is_allowed(),
+            code: verdict.code().map(str::to_owned),
+            rule: verdict.to_string(),
+        }
+    }
+}
+
+/// A refusal before anything is looked up.
+fn refusal(rule: &str) -> Rule {
+    let code = Some(alknet_plugin_api::code::FORBIDDEN.to_owned());
+    Rule { allowed: false, code, rule: rule.to_owned() }
 }
 
 fn listed<T: std::fmt::Display>(names: impl Iterator<Item = T>) -> String {

@@ -191,7 +191,7 @@ fn text(line: &Line<'_>) -> Option<Vec<u8>> {
 }
 
 /// The beginning of a name of any length.
-fn cut(name: &str) -> &str {
+pub(super) fn cut(name: &str) -> &str {
     let mut end = name.len().min(MAX_NAME);
     while !name.is_char_boundary(end) {
         end -= 1;

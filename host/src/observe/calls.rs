@@ -8,16 +8,18 @@ use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
 use super::audit::AuditLog;
+use super::recent::Recent;
 use crate::registry::{AccessDecided, CallEnded, CallRefused, CallStarted, Recorder};
 
-/// Counts calls for each operation, and writes access decisions to the audit log
-/// where the deployment asks for one.
+/// Counts calls for each operation, keeps the last errors and refusals, and writes
+/// access decisions to the audit log where the deployment asks for one.
 pub struct CallRecorder {
     // Looked up for every call: names are registered once, not rendered again.
     operations: RwLock<HashMap<String, Handles>>,
     refused: RwLock<HashMap<String, Counter>>,
     audit: AuditSource,
     strikes: Strikes,
+    recent: Arc<Recent>,
 }
 
 /// The audit log, once the node is started, where there is one.
@@ -35,9 +37,11 @@ struct Handles {
 }
 
 impl CallRecorder {
-    /// A recorder that has heard of nothing, and tells `audit` what it hears.
-    pub fn new(audit: AuditSource, strikes: Strikes) -> Self {
-        Self { operations: RwLock::default(), refused: RwLock::default(), audit, strikes }
+    /// A recorder that has heard of nothing, and tells `audit` and `recent` what it
+    /// hears.
+    pub fn new(audit: AuditSource, strikes: Strikes, recent: Arc<Recent>) -> Self {
+        let (operations, refused) = Default::default();
+        Self { operations, refused, audit, strikes, recent }
     }
 
     fn with<R>(&self, operation: &str, plugin: &str, use_it: impl FnOnce(&Handles) -> R) -> R {
@@ -74,6 +78,7 @@ impl Recorder for CallRecorder {
                 "code" => code.to_owned()
             )
             .increment(1);
+            self.recent.call_ended(call);
         }
         let micros = call.duration.as_micros() as u64;
         // An operator wants to see that work stopped when its caller left; other
@@ -110,6 +115,7 @@ impl Recorder for CallRecorder {
             self.refused.write().entry(code).or_insert(counter).clone()
         });
         counter.increment(1);
+        self.recent.call_refused(call);
         if let Some(audit) = self.audit.get() {
             audit.call_refused(call);
         }
@@ -123,6 +129,7 @@ impl Recorder for CallRecorder {
     }
 
     fn access_decided(&self, decision: &AccessDecided<'_>) {
+        self.recent.access_decided(decision);
         if let Some(audit) = self.audit.get() {
             audit.access_decided(decision);
         }
@@ -131,6 +138,7 @@ impl Recorder for CallRecorder {
     fn authentication_failed(&self, connection: u64) {
         metrics::counter!("alknet_authentication_failures_total").increment(1);
         tracing::info!(connection, "a token did not resolve");
+        self.recent.invalid_token(connection);
         if let Some(audit) = self.audit.get() {
             audit.invalid_token(connection);
         }

@@ -5,4 +5,6 @@ pub mod calls;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
+pub mod recent;
+pub mod sample;
 pub mod status;

@@ -1,10 +1,12 @@
 //! A node's status: what `alknet status` and `alknet plugin list` show, and what
 //! the operations `node/status`, `node/plugins` and `node/metrics` answer.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use alknet_plugin_api::CapabilityKind;
 use serde::Serialize;
 
 use crate::config::Problems;
@@ -111,7 +113,68 @@ pub struct PluginStatus {
     pub artifact: PathBuf,
     /// The artifact's SHA-256 digest in hexadecimal digits.
     pub sha256: String,
+    /// What it may use at most; `None` for a native plugin, which nothing can hold to
+    /// limits.
+    pub limits: Option<PluginBudget>,
+    /// What the deployment file grants it.
+    pub grants: PluginGrants,
     /// Why it is not there, on a node that started degraded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// What a component may use at most, with the node's defaults where the deployment
+/// file says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PluginBudget {
+    /// Bytes of memory of one instance.
+    pub memory_bytes: u64,
+    /// Milliseconds that an instance may compute without giving way.
+    pub cpu_ms: u64,
+    /// Instances that serve connections at a time.
+    pub connection_instances: u32,
+    /// Instances that serve calls at a time.
+    pub call_instances: u32,
+    /// Handles of the host's that one instance may hold.
+    pub handles: u32,
+}
+
+/// What the deployment file grants a plugin. Names alone: no secret is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PluginGrants {
+    /// What its own calls see as the caller's id; `None` where they call as nobody.
+    pub authority: Option<String>,
+    /// The scopes of its own calls.
+    pub scopes: Vec<String>,
+    /// The rights of its own calls, by type of resource.
+    pub resources: BTreeMap<String, Vec<String>>,
+    /// The operations that its own calls may name.
+    pub reach: Vec<String>,
+    /// The secrets that it is lent.
+    pub capabilities: Vec<LentCapability>,
+    /// The origins that the host makes requests to for it.
+    pub outbound: Vec<String>,
+    /// The types of resources whose owners it keeps.
+    pub owns: Vec<String>,
+    /// Operations that must be for the wire.
+    pub expose: Vec<String>,
+    /// Operations that the wire does not reach.
+    pub hide: Vec<String>,
+    /// Whether it makes calls on behalf of its connections' peers.
+    pub gateway: bool,
+    /// Whether the node refuses to start without it.
+    pub required: bool,
+}
+
+/// A secret that is lent to a plugin, without the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LentCapability {
+    /// The name that the plugin uses.
+    pub name: String,
+    /// What it may be used for.
+    pub kind: CapabilityKind,
+    /// Whether the plugin sees the bytes themselves.
+    pub reveal: bool,
+    /// The operations that it is lent to; empty for the plugin as a whole.
+    pub operations: Vec<String>,
 }

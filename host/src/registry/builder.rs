@@ -224,6 +224,7 @@ impl RegistryBuilder {
             limits: ArcSwap::from_pointee(self.limits),
             rates: Default::default(),
             identity_calls: Default::default(),
+            gateways: Default::default(),
             ownership: self.ownership,
             recorder: self.recorder,
             peers: self.peers,

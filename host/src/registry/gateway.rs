@@ -49,11 +49,53 @@ impl Registry {
     pub fn gateway(self: &Arc<Self>, plugin: &str, scope: CallerScope) -> Arc<dyn Gateway> {
         let confined = self.grants.get(plugin).is_some_and(|grant| grant.limited);
         let peer = Peer { registry: self.clone(), scope, confined, calls: Mutex::default() };
-        Arc::new(ConnectionGateway(Arc::new(peer)))
+        let peer = Arc::new(peer);
+        let number = self.gateways.add(&peer);
+        Arc::new(ConnectionGateway { peer, number })
     }
 }
 
-struct ConnectionGateway(Arc<Peer>);
+struct ConnectionGateway {
+    peer: Arc<Peer>,
+    /// Its place among the registry's gateways.
+    number: u64,
+}
+
+/// The gateways that there are.
+#[derive(Default)]
+pub(super) struct Gateways(Mutex<Numbered>);
+
+#[derive(Default)]
+struct Numbered {
+    last: u64,
+    by_number: HashMap<u64, Weak<Peer>>,
+}
+
+impl Gateways {
+    fn add(&self, peer: &Arc<Peer>) -> u64 {
+        let mut gateways = self.0.lock();
+        gateways.last += 1;
+        let number = gateways.last;
+        gateways.by_number.insert(number, Arc::downgrade(peer));
+        number
+    }
+
+    fn remove(&self, number: u64) {
+        self.0.lock().by_number.remove(&number);
+    }
+
+    pub(super) fn calls(&self) -> HashMap<u64, usize> {
+        let peers: Vec<_> = self.0.lock().by_number.values().filter_map(Weak::upgrade).collect();
+        let mut calls = HashMap::new();
+        for peer in peers {
+            let in_flight = peer.calls.lock().len();
+            if in_flight > 0 {
+                *calls.entry(peer.scope.connection).or_default() += in_flight;
+            }
+        }
+        calls
+    }
+}
 
 /// A connection's peer, and its calls in flight by their ids.
 struct Peer {
@@ -195,17 +237,17 @@ impl InFlight {
 
 impl Gateway for ConnectionGateway {
     fn dispatch(&self, request: GatewayRequest) -> GatewayCall {
-        GatewayCall::new(match self.0.enter(&request) {
-            Ok(place) => Events::Waiting { request, at: self.0.registry.clock.now(), place },
+        GatewayCall::new(match self.peer.enter(&request) {
+            Ok(place) => Events::Waiting { request, at: self.peer.registry.clock.now(), place },
             Err(error) => {
-                self.0.refuse(&request.operation, &error);
+                self.peer.refuse(&request.operation, &error);
                 Events::Refused(error)
             }
         })
     }
 
     fn abort(&self, request_id: &str, policy: AbortPolicy) {
-        let node = self.0.calls.lock().get_mut(request_id).and_then(InFlight::abort);
+        let node = self.peer.calls.lock().get_mut(request_id).and_then(InFlight::abort);
         if let Some(node) = node {
             node.close(End::Abort(policy));
         }
@@ -214,7 +256,9 @@ impl Gateway for ConnectionGateway {
 
 impl Drop for ConnectionGateway {
     fn drop(&mut self) {
-        let nodes: Vec<_> = self.0.calls.lock().values_mut().filter_map(InFlight::abort).collect();
+        self.peer.registry.gateways.remove(self.number);
+        let nodes: Vec<_> =
+            self.peer.calls.lock().values_mut().filter_map(InFlight::abort).collect();
         for node in nodes {
             node.close(End::Abort(AbortPolicy::AbortDependents));
         }

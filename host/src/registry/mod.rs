@@ -76,6 +76,7 @@ pub struct Registry {
     limits: ArcSwap<Limits>,
     rates: limits::RateBuckets,
     identity_calls: Arc<limits::IdentityCalls>,
+    gateways: gateway::Gateways,
     ownership: Option<Arc<dyn OwnershipStore>>,
     recorder: Option<Arc<dyn Recorder>>,
     peers: Option<Arc<dyn PeerSource>>,
@@ -100,9 +101,25 @@ impl Registry {
         &self.sorted
     }
 
+    /// The operations of all imports as they are now, in the order of their names.
+    pub fn imported(&self) -> Vec<Arc<Entry>> {
+        self.imports.sorted()
+    }
+
     /// A core or imported operation, whatever its visibility.
     pub fn operation(&self, name: &str) -> Option<Arc<Entry>> {
         self.core.get(name).cloned().or_else(|| self.imports.get(name))
+    }
+
+    /// The clock that its calls live on.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Calls in flight by the number of the connection that they came on; without
+    /// the connections that have none.
+    pub fn calls_in_flight(&self) -> HashMap<u64, usize> {
+        self.gateways.calls()
     }
 
     /// The limits in force.

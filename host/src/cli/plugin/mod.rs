@@ -193,6 +193,8 @@ mod tests {
             load_time: std::time::Duration::from_micros(1_230),
             artifact: "echo.wasm".into(),
             sha256: "00".into(),
+            limits: None,
+            grants: Default::default(),
             failure: None,
         };
         let missing = PluginStatus { failure: Some("gone".into()), ..plugin.clone() };
