@@ -63,9 +63,16 @@ if [ -f "$web/node_modules/installed" ] && [ "$(cat "$web/dist/built" 2>/dev/nul
     rm -rf "$web/dist"
     npm run --prefix "$web" --silent build && echo "$wanted" >"$web/dist/built"
 fi
-if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
-    echo "missing: chromium, so the tests of the web client will fail" >&2
-    echo "  install it with: apt-get install chromium" >&2
+browser() {
+    command -v chromium || command -v chromium-browser || command -v google-chrome
+}
+if ! browser >/dev/null; then
+    echo "installing chromium"
+    install="apt-get install -y -qq --no-install-recommends chromium"
+    if ! { [ "$(id -u)" = 0 ] && { $install || { apt-get update -qq && $install; }; }; }; then
+        echo "missing: chromium, so the tests of pages will fail" >&2
+        echo "  install it with: apt-get install chromium" >&2
+    fi
 fi
 
 # The ACME test server that the tests of `[identity.acme]` run against. Nothing

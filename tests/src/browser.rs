@@ -1,13 +1,15 @@
-//! A page in Chromium, which `tests/browser/driver.mjs` drives.
+//! Pages in Chromium, which scripts of `tests/browser` drive.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::daemon::within;
+use crate::daemon::{Ended, within};
+use crate::service::target;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/browser");
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/call/bindings/web");
@@ -44,6 +46,29 @@ fn chromium() -> PathBuf {
     let mut found =
         names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
     found.find(|path| path.exists()).expect("Chromium is installed: `apt-get install chromium`")
+}
+
+/// How long a script may take.
+const BROWSING: Duration = Duration::from_secs(240);
+
+/// Runs a script of `tests/browser` to its end. Its pictures go to a folder of the
+/// target directory that has the script's name.
+///
+/// # Panics
+/// If it takes longer than four minutes.
+pub async fn run(script: &str, arguments: &[&str]) -> Ended {
+    let mut command = Command::new("node");
+    command
+        .arg(Path::new(FOLDER).join(script))
+        .args(arguments)
+        .env("BROWSER", chromium())
+        .env("PICTURES", target().join(script.trim_end_matches(".mjs")))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(BROWSING, command.output()).await;
+    Ended::from(output.expect("the script ends in time").expect("node is installed"))
 }
 
 impl Page {

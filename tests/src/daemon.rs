@@ -150,6 +150,14 @@ pub struct Ended {
     pub stderr: String,
 }
 
+impl From<std::process::Output> for Ended {
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Self { status: output.status.code(), stdout, stderr }
+    }
+}
+
 impl Ended {
     /// Standard output as JSON.
     ///

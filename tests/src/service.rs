@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -22,11 +23,16 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// The Python that has the tests' packages.
-fn python() -> PathBuf {
+/// The directory that this test was built in.
+pub(crate) fn target() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
     // target/debug/deps/test-…
-    let target = executable.ancestors().nth(3).expect("a test lies in a target directory");
+    executable.ancestors().nth(3).expect("a test lies in a target directory").to_owned()
+}
+
+/// The Python that has the tests' packages.
+fn python() -> PathBuf {
+    let target = target();
     let python = target.join("python/bin/python");
     assert!(
         target.join("python/installed").exists(),

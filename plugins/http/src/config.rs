@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) batch_calls: usize,
     /// Whether `/mcp` is there.
     pub(crate) mcp: bool,
+    /// Whether `/console/` is there.
+    pub(crate) console: bool,
     /// Whether `/metrics` is there.
     pub(crate) metrics: bool,
     /// The names that the node is reached by; `None` takes any.
@@ -58,6 +60,7 @@ impl Default for Config {
             silence_ms: 60_000,
             batch_calls: 32,
             mcp: true,
+            console: false,
             metrics: false,
             hosts: None,
             origins: Vec::new(),
@@ -91,6 +94,7 @@ impl Config {
                 "silence_ms": time,
                 "batch_calls": { "type": "integer", "minimum": 1, "maximum": 256 },
                 "mcp": { "type": "boolean" },
+                "console": { "type": "boolean" },
                 "metrics": { "type": "boolean" },
                 "hosts": texts,
                 "origins": texts,

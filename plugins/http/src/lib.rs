@@ -6,10 +6,12 @@
 //! (`problem.rs`). The rest is HTTP: whom the request may come from and how large
 //! and slow it may be (`origin.rs`, `gate.rs`, `serve.rs`), the endpoints (`routes.rs`,
 //! `subscribe.rs`), their description (`openapi.rs`), the same as tools for models
-//! (`mcp.rs`), the call protocol over WebSocket (`websocket.rs`), and files (`files.rs`).
+//! (`mcp.rs`), the call protocol over WebSocket (`websocket.rs`), files (`files.rs`),
+//! and the console (`console.rs`).
 
 mod caller;
 mod config;
+mod console;
 mod files;
 mod gate;
 mod h3;

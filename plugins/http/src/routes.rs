@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::gate::{self, Gate, JsonBody};
 use crate::origin::{self, Origins};
 use crate::problem::Problem;
-use crate::{files, mcp, openapi, subscribe, websocket};
+use crate::{console, files, mcp, openapi, subscribe, websocket};
 
 /// Operations that a search shows unless it says how many.
 pub(crate) const SEARCH_LIMIT: usize = 50;
@@ -60,6 +60,7 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
         .with_state(gate.kinds());
     let enter = from_fn_with_state(gate.clone(), gate::enter);
     gateway = gateway.layer(enter).layer(from_fn_with_state(origins.clone(), origin::check));
+    let named = origins.clone();
     if config.mcp {
         let tools = Router::new()
             .route_service("/mcp", mcp::service(config))
@@ -68,7 +69,11 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
             .layer(from_fn_with_state(origins.or_loopback(), origin::check));
         gateway = gateway.merge(tools);
     }
-    let plain = Router::new().route("/healthz", get(healthy)).route("/readyz", get(ready));
+    let mut plain = Router::new().route("/healthz", get(healthy)).route("/readyz", get(ready));
+    if config.console {
+        let page = console::router()?.layer(from_fn_with_state(named, origin::check));
+        plain = plain.merge(page);
+    }
     let router = gateway
         .merge(plain)
         .merge(sockets)

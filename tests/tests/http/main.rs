@@ -7,6 +7,7 @@
 mod abort;
 mod bad_input;
 mod browser;
+mod console;
 mod documents;
 mod gateway;
 mod h3;

@@ -1,0 +1,110 @@
+// What runs here, how far it is trusted, and what it may use.
+
+import { badge, code, empty, facts, failure, h, panel, replace } from "./dom.js";
+import { bytes, count, rate, span } from "./format.js";
+
+const TRUST = {
+  confined: ["good", "A component: it sees only what it is given, and is held to its limits."],
+  native: ["warn", "A shared library in the daemon’s own process: it can do whatever the daemon can."],
+};
+
+const ms = (value) => (value >= 1000 ? span(value / 1000) : `${value} ms`);
+const listed = (values) => (values?.length ? values.map((one) => code(one)).flatMap((one, i) => (i ? [" ", one] : [one])) : null);
+
+export function plugins(page, app) {
+  async function load() {
+    try {
+      const { plugins: all, call_limits: limits } = await app.client.call("node/plugins");
+      replace(
+        page,
+        all.length ? h("div", { class: "cards" }, all.map(card)) : empty("No plugins."),
+        panel(
+          "Limits on all calls",
+          facts([
+            ["Time of a call", `${ms(limits.default_timeout_ms)}, at most ${ms(limits.max_timeout_ms)}`],
+            ["Time of a subscription", limits.max_subscription_ms ? `at most ${ms(limits.max_subscription_ms)}` : "no limit"],
+            ["In flight", `${count(limits.in_flight_per_connection)} a connection, ${limits.in_flight_per_identity ? count(limits.in_flight_per_identity) : "any number"} an identity`],
+            ["Rate of an identity", limits.calls_per_second ? `${rate(limits.calls_per_second)} a second` : "no limit"],
+            ["Calls below one call", count(limits.live_descendants)],
+          ]),
+        ),
+      );
+    } catch (error) {
+      replace(page, failure(error, load));
+    }
+  }
+  load();
+}
+
+function card(plugin) {
+  const [tone, meaning] = TRUST[plugin.trust] ?? ["plain", ""];
+  return h(
+    "article",
+    { class: "panel plugin" },
+    h(
+      "div",
+      { class: "head" },
+      h("h2", {}, plugin.name),
+      h("span", { class: "dim" }, plugin.version),
+      badge(plugin.trust, tone, meaning),
+    ),
+    plugin.failure && h("div", { class: "notice bad" }, h("p", {}, h("strong", {}, "Not running. "), plugin.failure)),
+    h("p", { class: "dim" }, meaning),
+    facts([
+      ["ALPNs", listed(plugin.alpns)],
+      ["Operations", plugin.operations.length ? operations(plugin.operations) : null],
+    ]),
+    h("h3", {}, "Budget"),
+    budget(plugin.limits),
+    h("h3", {}, "Grants"),
+    grants(plugin.grants),
+    h(
+      "details",
+      {},
+      h("summary", {}, "Artifact"),
+      facts([
+        ["File", code(plugin.artifact)],
+        ["SHA-256", code(plugin.sha256, { class: "whole" })],
+        ["Plugin API", plugin.api],
+        ["Loaded in", `${(plugin.load_time.secs * 1000 + plugin.load_time.nanos / 1e6).toFixed(1)} ms`],
+      ]),
+    ),
+  );
+}
+
+function operations(names) {
+  const links = names.map((name) => h("a", { href: `#explorer?${encodeURIComponent(name)}` }, code(name)));
+  const shown = links.flatMap((link, i) => (i ? [" ", link] : [link]));
+  if (names.length <= 8) return shown;
+  return h("details", {}, h("summary", {}, `${names.length} operations`), shown);
+}
+
+function budget(limits) {
+  if (!limits) return h("p", { class: "dim" }, "None: nothing can hold a native plugin to a limit.");
+  return facts([
+    ["Memory", `${bytes(limits.memory_bytes)} an instance`],
+    ["Computing", `${ms(limits.cpu_ms)} without giving way`],
+    ["Instances", `${count(limits.connection_instances)} for connections, ${count(limits.call_instances)} for calls`],
+    ["Handles", `${count(limits.handles)} an instance`],
+  ]);
+}
+
+function grants(given) {
+  const resources = Object.entries(given.resources ?? {}).map(([kind, actions]) => `${kind}: ${actions.join(", ")}`);
+  const lent = given.capabilities.map((one) =>
+    h("div", {}, code(one.name), ` ${one.kind}`, one.reveal && badge("revealed", "warn"), one.operations.length ? [" for ", listed(one.operations)] : null),
+  );
+  const pairs = [
+    ["Calls as", given.authority && code(given.authority)],
+    ["Scopes", listed(given.scopes)],
+    ["Resources", resources.length ? resources.join("; ") : null],
+    ["Reach", listed(given.reach)],
+    ["Secrets lent", lent.length ? lent : null],
+    ["Requests to", listed(given.outbound)],
+    ["Keeps owners of", listed(given.owns)],
+    ["Hidden", listed(given.hide)],
+    ["Gateway", given.gateway ? "calls on behalf of its connections’ peers" : null],
+  ];
+  if (pairs.every(([, value]) => !value)) return h("p", { class: "dim" }, "None.");
+  return facts(pairs);
+}
