@@ -29,6 +29,7 @@ const mark = () => h("span", { class: "mark" }, h("img", { src: "icon.svg", alt:
 /** Whoever the client calls as, and what it may see; throws what the node says. */
 async function meet(client) {
   const { identity } = await client.call("services/whoami");
+  if (!identity) return { identity, status: null };
   try {
     return { identity, status: await client.call("node/status") };
   } catch (error) {
@@ -117,6 +118,16 @@ async function offerCertificate(place) {
   }
 }
 
+/** The section and what of it, as in `#operations?echo%2Fsay`. */
+function place(hash) {
+  const [section, detail = ""] = hash.slice(1).split("?");
+  try {
+    return [section, decodeURIComponent(detail)];
+  } catch {
+    return [section, ""];
+  }
+}
+
 function enter(client, { identity, status }) {
   const app = { client, identity, status, live: status ? new Live(client) : null };
   const shown = SECTIONS.filter((section) => app.live || !section.observes);
@@ -139,9 +150,8 @@ function enter(client, { identity, status }) {
   let stop = () => {};
   let current = null;
   function route() {
-    const [wanted, ...rest] = decodeURIComponent(location.hash.slice(1)).split("?");
+    const [wanted, detail] = place(location.hash);
     const section = shown.find(({ id }) => id === wanted) ?? shown[0];
-    const detail = rest.join("?");
     if (section.id === current && !detail) return;
     const moved = current !== null;
     stop();

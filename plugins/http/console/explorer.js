@@ -92,7 +92,7 @@ function kind(type) {
 function operation(client, spec) {
   const subscribes = spec.op_type === "subscription";
   const form = input(spec);
-  const output = h("section", { class: "output", "aria-live": "polite" });
+  const output = h("section", { class: "output" });
   let running = null;
 
   const go = h("button", { type: "submit", class: "primary" }, subscribes ? "Subscribe" : "Call");
@@ -114,6 +114,8 @@ function operation(client, spec) {
     try {
       await (subscribes ? follow : call)(client, spec.name, value, mine.signal, output);
     } catch (error) {
+      // Whatever came after it has the place for itself.
+      if (running && running !== mine) return;
       if (mine.signal.aborted) output.querySelector(".status")?.append(" Stopped.");
       else output.append(trouble(error));
     }
@@ -214,7 +216,7 @@ function input(spec) {
 async function call(client, name, value, signal, output) {
   const start = performance.now();
   const took = () => latency((performance.now() - start) / 1000);
-  const status = h("p", { class: "status dim" }, "Waiting…");
+  const status = h("p", { class: "status dim", role: "status" }, "Waiting…");
   replace(output, h("h3", {}, "Output"), status);
   try {
     const answer = await client.call(name, value, signal);
@@ -227,7 +229,7 @@ async function call(client, name, value, signal, output) {
 }
 
 async function follow(client, name, value, signal, output) {
-  const status = h("p", { class: "status dim" }, "Waiting for the first item…");
+  const status = h("p", { class: "status dim", role: "status" }, "Waiting for the first item…");
   const items = h("ol", { class: "events" });
   let number = 0;
   replace(output, h("h3", {}, "Items, newest first"), status, items);

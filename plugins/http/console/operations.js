@@ -45,7 +45,7 @@ export function operations(page, app, detail) {
     { cell: sorter("p99", "p99"), numeric: true },
   ]);
   const place = h("div", {});
-  const side = h("div", { class: "side", "aria-live": "polite" });
+  const side = h("div", { class: "side" });
   const filter = h("input", {
     type: "search",
     placeholder: "Filter by name or plugin",
@@ -90,6 +90,8 @@ export function operations(page, app, detail) {
   }
 
   function describe(moved = false) {
+    // Who is reading there by keyboard stays there.
+    if (!moved && side.contains(document.activeElement)) return;
     const one = all.find(({ name }) => name === chosen);
     replace(side, one && about(one));
     if (moved) side.scrollIntoView({ block: "nearest" });

@@ -50,6 +50,8 @@ export function overview(page, app) {
   ]);
   const incidents = h("div", {});
   const troubles = table("Latest errors and refusals", INCIDENT_COLUMNS);
+  const idle = empty("No calls in the last minutes.");
+  const well = empty("Nothing has gone wrong.");
   const about = h("div", { class: "stack" });
 
   function draw() {
@@ -65,10 +67,10 @@ export function overview(page, app) {
     });
     const top = totals.filter(({ total }) => total > 0).sort((a, b) => b.total - a.total).slice(0, BUSIEST);
     keyed(list.body, top, (one) => one.name, ({ name }) => busyRow(live, name));
-    swap(busiest, top.length ? list.node : empty("No calls in the last five minutes."));
+    swap(busiest, top.length ? list.node : idle);
     const latest = live.incidents.slice(0, BUSIEST);
     keyed(troubles.body, latest, (one) => one.seq, incidentRow);
-    swap(incidents, latest.length ? troubles.node : empty("Nothing has gone wrong."));
+    swap(incidents, latest.length ? troubles.node : well);
   }
 
   async function describe() {
@@ -98,8 +100,7 @@ export function overview(page, app) {
 
 /** Shows another node only where it is another one. */
 function swap(place, node) {
-  if (node.parentNode === place || (place.firstChild && node.textContent === place.textContent && !node.querySelector("table"))) return;
-  replace(place, node);
+  if (place.firstChild !== node) replace(place, node);
 }
 
 function busyRow(live, name) {
