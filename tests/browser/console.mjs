@@ -62,6 +62,8 @@ const decided = await page.evaluate(async (base) => {
       inner: { type: "object", properties: { flag: { type: "boolean" } } },
       either: { oneOf: [{ type: "string" }, { type: "null" }] },
     },
+    not: { required: ["size", "tags"] },
+    oneOf: [{ required: ["size"] }, { not: { required: ["size"] } }],
   };
   const form = field(schema, true);
   const before = form.read();
@@ -135,7 +137,7 @@ assert.equal(await page.locator(".output img").count(), 0);
 await picture("explorer-call");
 await search.fill("files stat");
 await page.getByRole("link", { name: /^files\/stat/ }).click();
-await page.getByRole("textbox", { name: /^path/ }).fill("none");
+await page.getByRole("textbox", { name: "path", exact: true }).fill("none");
 await call.click();
 await page.locator(".output .notice", { hasText: "FILE_NOT_FOUND" }).waitFor();
 
@@ -168,7 +170,7 @@ await page.getByText("Stopped.").waitFor();
 await section("Operations");
 await page.getByRole("button", { name: "echo/say" }).click();
 const row = page.locator("tr[data-name='echo/say']");
-assert.equal(await row.locator("td.num").nth(1).innerText(), "25");
+assert.ok(Number(await row.locator("td.num").nth(1).innerText()) >= 25);
 await page.locator(".side .histogram").waitFor();
 await picture("operations");
 await page.getByLabel("Filter by name or plugin").fill("files");
@@ -231,7 +233,7 @@ const origin = new URL(url).origin;
 for (const request of requests) {
   assert.equal(new URL(request.url()).origin, origin, "nothing is asked of others");
   assert.ok(!request.url().includes("alk_"), "no token is in an address");
-  assert.equal(request.headers().referer, undefined);
+  assert.ok(!request.headers().referer, "nor is where the page was");
 }
 assert.deepEqual(complaints, []);
 await browser.close();

@@ -1,7 +1,7 @@
 // Who is connected.
 
 import { code, empty, failure, h, keyed, panel, replace, setText, table } from "./dom.js";
-import { bytes, count, fingerprint, latency, span } from "./format.js";
+import { bytes, count, fingerprint, latency, plural, span } from "./format.js";
 
 const EVERY = 2_000;
 
@@ -31,7 +31,7 @@ export function connections(page, { client }) {
       const { connections: all, total: number } = await client.call("node/connections");
       if (stopped) return;
       keyed(list.body, all, (one) => one.id, row);
-      setText(total, number > all.length ? `${count(all.length)} of ${count(number)} connections` : `${count(number)} connections`);
+      setText(total, number > all.length ? `${count(all.length)} of ${count(number)} connections` : plural(number, "connection"));
       if (!all.length) replace(place, empty("Nobody is connected."));
       else if (list.node.parentNode !== place) replace(place, list.node);
     } catch (error) {

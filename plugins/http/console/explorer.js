@@ -1,7 +1,7 @@
 // Every operation that the caller may call: what it is, and a form to call it.
 
 import { badge, code, empty, failure, h, panel, replace, setText } from "./dom.js";
-import { latency, needs, time } from "./format.js";
+import { latency, needs, plural, time } from "./format.js";
 import { field, kindOf, NOTHING } from "./form.js";
 
 const ITEMS = 100;
@@ -30,7 +30,7 @@ export function explorer(page, { client }, detail) {
       if (mine !== asked) return;
       replace(results, operations.map(link));
       mark();
-      setText(total, number === 1 ? "1 operation" : `${number} operations`);
+      setText(total, plural(number, "operation"));
     } catch (error) {
       if (mine === asked) replace(results, h("li", {}, failure(error, find)));
     }
@@ -235,11 +235,11 @@ async function follow(client, name, value, signal, output) {
   replace(output, h("h3", {}, "Items, newest first"), status, items);
   for await (const item of client.subscribe(name, value, signal)) {
     number += 1;
-    setText(status, `${number} ${number === 1 ? "item" : "items"}.`);
+    setText(status, `${plural(number, "item")}.`);
     items.prepend(h("li", {}, h("span", { class: "dim" }, time(Date.now())), pretty(item)));
     if (items.children.length > ITEMS) items.lastChild.remove();
   }
-  setText(status, `${number} ${number === 1 ? "item" : "items"}. Completed.`);
+  setText(status, `${plural(number, "item")}. Completed.`);
 }
 
 function pretty(value) {

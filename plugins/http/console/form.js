@@ -9,12 +9,21 @@ const DEEPEST = 4;
 let ids = 0;
 const fresh = () => `field-${(ids += 1)}`;
 
+/** Whether a part of a schema only says which fields go together: the node checks that. */
+const restricts = (part) => Object.keys(part).every((key) => ["required", "not", "description"].includes(key));
+
+/** Whether a value of this schema has more than one shape. */
+function varies(schema) {
+  const parts = ["oneOf", "anyOf", "allOf"].flatMap((key) => schema[key] ?? []);
+  return "$ref" in schema || "if" in schema || !parts.every(restricts);
+}
+
 /** The fields that this schema gets; `json` where it gets none. */
 export function kindOf(schema, depth = 0) {
   if (typeof schema !== "object" || schema === null || depth > DEEPEST) return "json";
   if (schema.const !== undefined) return "const";
   if (Array.isArray(schema.enum)) return schema.enum.length ? "enum" : "json";
-  if (["oneOf", "anyOf", "allOf", "not", "if", "$ref"].some((key) => key in schema)) return "json";
+  if (varies(schema)) return "json";
   switch (schema.type) {
     case "string":
     case "integer":

@@ -9,6 +9,11 @@ export function count(value) {
   return known(value) ? value.toLocaleString("en") : none;
 }
 
+/** `1 peer`, `2 peers`. */
+export function plural(value, word) {
+  return `${count(value)} ${word}${value === 1 ? "" : "s"}`;
+}
+
 /** So many each second. */
 export function rate(value) {
   if (!known(value)) return none;

@@ -2,7 +2,7 @@
 
 import { chart, sparkline } from "./charts.js";
 import { badge, code, empty, facts, failure, h, keyed, panel, replace, setText, table } from "./dom.js";
-import { bytes, count, latency, moment, rate, span, within } from "./format.js";
+import { bytes, count, latency, moment, plural, rate, span, within } from "./format.js";
 import { incidentRow, INCIDENT_COLUMNS } from "./recent.js";
 
 const BUSIEST = 6;
@@ -52,6 +52,7 @@ export function overview(page, app) {
   const troubles = table("Latest errors and refusals", INCIDENT_COLUMNS);
   const idle = empty("No calls in the last minutes.");
   const well = empty("Nothing has gone wrong.");
+  const unknown = [0, 1].map(() => empty("The node has not told yet."));
   const about = h("div", { class: "stack" });
 
   function draw() {
@@ -67,10 +68,10 @@ export function overview(page, app) {
     });
     const top = totals.filter(({ total }) => total > 0).sort((a, b) => b.total - a.total).slice(0, BUSIEST);
     keyed(list.body, top, (one) => one.name, ({ name }) => busyRow(live, name));
-    swap(busiest, top.length ? list.node : idle);
+    swap(busiest, top.length ? list.node : live.last ? idle : unknown[0]);
     const latest = live.incidents.slice(0, BUSIEST);
     keyed(troubles.body, latest, (one) => one.seq, incidentRow);
-    swap(incidents, latest.length ? troubles.node : well);
+    swap(incidents, latest.length ? troubles.node : live.last ? well : unknown[1]);
   }
 
   async function describe() {
@@ -153,7 +154,7 @@ function node(status) {
         ["TLS over TCP", list(status.tcp_addresses)],
         ["Relay", status.relay && code(status.relay)],
         ["Certificate", certificates.length ? certificates : null],
-        ["Access", access && `${count(access.peers)} peers, ${count(access.api_keys)} API keys, in force since ${moment(access.since_unix_ms)}`],
+        ["Access", access && `${plural(access.peers, "peer")}, ${plural(access.api_keys, "API key")}, in force since ${moment(access.since_unix_ms)}`],
         ["Confinement", confinement && `${confinement.enforced}, Landlock ${confinement.landlock}`],
         ["Operations", count(status.operations)],
         ["Tasks", count(status.tasks)],
