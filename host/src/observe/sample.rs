@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use alknet_plugin_api::code;
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -90,9 +91,10 @@ impl Calls {
         }
     }
 
-    /// How many ended in an error.
+    /// How many ended in an error. That a caller left is none of the operation's.
     pub fn failed(&self) -> u64 {
-        self.errors.values().sum()
+        let failed = self.errors.iter().filter(|(code, _)| *code != code::ABORTED);
+        failed.map(|(_, count)| count).sum()
     }
 
     /// The time in seconds within which this share of calls ended, as far as the
@@ -210,6 +212,7 @@ mod tests {
 alknet_calls_total{operation="notes/find",plugin="notes"} 10
 alknet_calls_total{operation="a/b",plugin="x"} 1
 alknet_call_errors_total{operation="notes/find",plugin="notes",code="odd \"one\\n\""} 3
+alknet_call_errors_total{operation="notes/find",plugin="notes",code="ABORTED"} 1
 alknet_calls_refused_total{code="NOT_FOUND"} 4
 alknet_calls_in_flight{operation="notes/find",plugin="notes"} 2
 alknet_call_seconds_bucket{operation="notes/find",plugin="notes",le="0.001"} 5

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alknet_plugin_api::{CallError, ItemSink, Registrar};
+use alknet_plugin_api::{CallError, ItemSink, OperationType, Registrar};
 use serde::{Deserialize, Serialize};
 
 use super::{Live, Sources, TOO_MANY_WATCHERS, starting};
@@ -73,6 +73,8 @@ struct Busy {
 struct Between {
     seconds: f64,
     all: Calls,
+    /// Those that answer: a subscription lasts as long as its consumer wants.
+    answered: Calls,
     refused: u64,
     by_operation: BTreeMap<String, Calls>,
 }
@@ -126,7 +128,11 @@ impl Drop for Place {
 }
 
 fn item(live: &Live, recent: &Recent, before: Option<&Sample>, sample: &Sample, told: u64) -> Item {
-    let between = Between::of(before, sample);
+    let answers = |name: &str| {
+        let entry = live.registry.operation(name);
+        entry.is_none_or(|entry| entry.spec().op_type != OperationType::Subscription)
+    };
+    let between = Between::of(before, sample, answers);
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Item {
         unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
@@ -138,15 +144,15 @@ fn item(live: &Live, recent: &Recent, before: Option<&Sample>, sample: &Sample, 
         calls_per_second: between.rate(between.all.count),
         errors_per_second: between.rate(between.all.failed()),
         refusals_per_second: between.rate(between.refused),
-        p50: between.all.quantile(0.5),
-        p99: between.all.quantile(0.99),
+        p50: between.answered.quantile(0.5),
+        p99: between.answered.quantile(0.99),
         operations: between.busiest(),
         incidents: recent.after(told, None, INCIDENTS),
     }
 }
 
 impl Between {
-    fn of(before: Option<&Sample>, now: &Sample) -> Self {
+    fn of(before: Option<&Sample>, now: &Sample, answers: impl Fn(&str) -> bool) -> Self {
         let started = before.and_then(|before| before.at);
         let seconds = match (started, now.at) {
             (Some(started), Some(now)) => now.saturating_duration_since(started).as_secs_f64(),
@@ -162,6 +168,9 @@ impl Between {
             };
             let calls = calls.since(counted);
             between.all.add(&calls);
+            if answers(name) {
+                between.answered.add(&calls);
+            }
             if calls.count > 0 || calls.in_flight > 0 {
                 between.by_operation.insert(name.clone(), calls);
             }
@@ -220,12 +229,13 @@ mod tests {
     fn rates_are_of_the_time_between_two_samples() {
         let start = Instant::now();
         let first = sample(start, &[("a/b", 100, 4), ("c/d", 7, 0)]);
-        let none = Between::of(None, &first);
+        let none = Between::of(None, &first, |_| true);
         assert_eq!((none.seconds, none.all.count, none.busiest().len()), (0.0, 0, 0));
         let later = start + Duration::from_secs(2);
         let mut second = sample(later, &[("a/b", 110, 5), ("c/d", 7, 0), ("e/f", 2, 0)]);
         second.refused.insert("NOT_FOUND".into(), 6);
-        let between = Between::of(Some(&first), &second);
+        let between = Between::of(Some(&first), &second, |name| name != "a/b");
+        assert_eq!((between.all.count, between.answered.count), (12, 2));
         assert_eq!(between.rate(between.all.count), 6.0);
         assert_eq!(between.rate(between.all.failed()), 0.5);
         assert_eq!(between.rate(between.refused), 3.0);
@@ -240,7 +250,8 @@ mod tests {
         let names: Vec<_> = (0..2 * BUSIEST).map(|n| format!("n/{n}")).collect();
         let counts: Vec<_> = names.iter().zip(1..).map(|(name, n)| (&**name, n, 0)).collect();
         let none = sample(start, &[]);
-        let between = Between::of(Some(&none), &sample(start + Duration::from_secs(1), &counts));
+        let between =
+            Between::of(Some(&none), &sample(start + Duration::from_secs(1), &counts), |_| true);
         let busy = between.busiest();
         assert_eq!(busy.len(), BUSIEST);
         assert!(busy.contains_key(names.last().unwrap()) && !busy.contains_key("n/0"));

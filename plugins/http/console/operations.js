@@ -6,7 +6,9 @@ import { count, latency, needs, rate, within } from "./format.js";
 
 const EVERY = 5_000;
 
-const failed = (one) => Object.values(one.calls.errors).reduce((sum, number) => sum + number, 0);
+/** Errors of an operation; that callers left is none of them. */
+const failed = ({ calls: { errors } }) =>
+  Object.entries(errors).reduce((sum, [code, number]) => sum + (code === "ABORTED" ? 0 : number), 0);
 
 /** The columns that the table is ordered by, with what they are ordered by. */
 const ORDERS = {
@@ -165,7 +167,7 @@ function row(one, live, choose) {
 
 function about(one) {
   const { calls } = one;
-  const codes = Object.entries(calls.errors).map(([name, number]) => h("div", {}, badge(name, "bad"), ` ${count(number)}`));
+  const codes = Object.entries(calls.errors).map(([name, number]) => h("div", {}, badge(name, name === "ABORTED" ? "plain" : "bad"), ` ${count(number)}`));
   return panel(
     null,
     h("h2", {}, code(one.name)),

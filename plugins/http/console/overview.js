@@ -49,7 +49,7 @@ export function overview(page, app) {
     { label: "p99", numeric: true },
   ]);
   const incidents = h("div", {});
-  const troubles = table("Latest errors and refusals", INCIDENT_COLUMNS);
+  const troubles = table("Latest errors and refusals", INCIDENT_COLUMNS.slice(0, 4));
   const idle = empty("No calls in the last minutes.");
   const well = empty("Nothing has gone wrong.");
   const unknown = [0, 1].map(() => empty("The node has not told yet."));
@@ -70,7 +70,7 @@ export function overview(page, app) {
     keyed(list.body, top, (one) => one.name, ({ name }) => busyRow(live, name));
     swap(busiest, top.length ? list.node : live.last ? idle : unknown[0]);
     const latest = live.incidents.slice(0, BUSIEST);
-    keyed(troubles.body, latest, (one) => one.seq, incidentRow);
+    keyed(troubles.body, latest, (one) => one.seq, (one) => incidentRow(one, true));
     swap(incidents, latest.length ? troubles.node : live.last ? well : unknown[1]);
   }
 

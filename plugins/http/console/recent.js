@@ -5,14 +5,15 @@ import { latency, moment, time } from "./format.js";
 
 export const INCIDENT_COLUMNS = ["Time", "Code", "Operation", "Caller", "Why"];
 
-/** One error or refusal; it never changes. */
-export function incidentRow(incident) {
+/** One error or refusal; it never changes. A brief one says why where it is pointed at. */
+export function incidentRow(incident, brief = false) {
   const error = incident.kind === "error";
   const why = error ? `failed after ${latency(incident.micros / 1e6)}` : incident.rule;
   const caller = incident.caller ?? (incident.connection ? `connection ${incident.connection}` : null);
+  const reason = why ?? "refused before it began";
   const node = h(
     "tr",
-    {},
+    { title: brief ? reason : null },
     h("td", { class: "time", title: moment(incident.unix_ms) }, time(incident.unix_ms)),
     h("td", {}, badge(incident.code, error ? "bad" : "warn", error ? "The call failed" : "The call was refused")),
     h("td", {}, incident.operation ? code(incident.operation) : h("span", { class: "dim" }, "–")),
@@ -22,7 +23,7 @@ export function incidentRow(incident) {
       caller ?? h("span", { class: "dim" }, "nobody"),
       incident.internal && h("span", { class: "dim" }, " (composed)"),
     ),
-    h("td", { class: "dim why" }, why ?? "refused before it began"),
+    !brief && h("td", { class: "dim why" }, reason),
   );
   return { node };
 }
@@ -61,7 +62,7 @@ export function recent(page, app) {
 
   function draw() {
     const shown = live.incidents.filter((one) => kind === "all" || one.kind === kind);
-    keyed(list.body, shown, (one) => one.seq, incidentRow);
+    keyed(list.body, shown, (one) => one.seq, (one) => incidentRow(one));
     if (shown.length) {
       if (list.node.parentNode !== place) replace(place, list.node);
     } else {
