@@ -13,7 +13,7 @@ const { chromium } = here("../../plugins/call/bindings/web/node_modules/playwrig
 mkdirSync(pictures, { recursive: true });
 
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
-const options = { ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 } };
+const options = { ignoreHTTPSErrors: true, reducedMotion: "reduce", viewport: { width: 1280, height: 900 } };
 const context = await browser.newContext({ ...options, colorScheme: "light" });
 const page = await context.newPage();
 page.setDefaultTimeout(30_000);
