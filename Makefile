@@ -65,8 +65,8 @@ fuzz: ## Run each fuzz target for a minute, where cargo-fuzz and a nightly compi
 	for target in $(FUZZ); do \
 	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=60 || exit 1; done
 
-bench: setup ## Compare with gRPC and raw QUIC in one run, and print the ratios
-	$(CARGO) build --release -p alknet -p alknet-bench -p alknet-fixture-tree $(PLUGINS:%=-p %)
+bench: setup ## Compare with gRPC, raw QUIC and axum in one run, and print the ratios
+	$(CARGO) build --release -p alknet -p alknet-bench -p alknet-fixture-tree -p alknet-plugin-http $(PLUGINS:%=-p %)
 	$(CARGO) build --release --target wasm32-wasip2 $(COMPONENTS:%=-p %)
 	$(TARGET_DIR)/release/alknet-bench
 

@@ -37,6 +37,21 @@ if [ "$(cat "$python/installed" 2>/dev/null)" != "$wanted" ]; then
     fi
 fi
 
+# The official SDKs and the conformance suite of MCP, and a Node for those.
+node="${CARGO_TARGET_DIR:-target}/node"
+wanted="$(cat tests/node/package.json tests/node/package-lock.json | cksum)"
+if [ "$(cat "$node/installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing the Node packages that tests run"
+    rm -rf "$node" && mkdir -p "$node"
+    cp tests/node/package.json tests/node/package-lock.json "$node"
+    if npm ci --prefix "$node" --ignore-scripts --no-audit --no-fund --loglevel=error; then
+        echo "$wanted" >"$node/installed"
+    else
+        echo "missing: the Node packages that some tests run" >&2
+        echo "  install them with: apt-get install npm && make setup" >&2
+    fi
+fi
+
 # Foreign clients of TLS and HTTP that tests run.
 for client in curl openssl; do
     if ! command -v "$client" >/dev/null; then

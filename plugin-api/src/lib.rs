@@ -93,7 +93,7 @@ pub use json::{Json, JsonError};
 pub use manifest::{CapabilityRequest, Manifest, ManifestError};
 pub use operation::{
     AccessControl, CallFuture, CallStream, ErrorDefinition, ItemSink, Operation, OperationSpec,
-    OperationType, Subscription, Visibility,
+    OperationSummary, OperationType, Subscription, Visibility,
 };
 pub use ownership::{Ownership, OwnershipRequest};
 pub use plugin::{BuildError, Built, DynHandler, OperationCode, Plugin, Registrar};

@@ -112,6 +112,50 @@ pub struct OperationSpec {
     pub resource_id_path: Option<String>,
 }
 
+/// An operation as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationSummary {
+    /// Its name.
+    pub name: String,
+    /// The name's first segment.
+    pub namespace: String,
+    /// How it answers.
+    pub op_type: OperationType,
+    /// One or two sentences for people and agents.
+    pub description: String,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+}
+
+impl OperationSummary {
+    /// JSON Schema of a summary.
+    pub fn schema() -> Value {
+        serde_json::json!({
+            "type": "object",
+            "required": ["name", "namespace", "op_type", "description", "tags"],
+            "properties": {
+                "name": { "type": "string" },
+                "namespace": { "type": "string" },
+                "op_type": { "enum": ["query", "mutation", "subscription"] },
+                "description": { "type": "string" },
+                "tags": { "type": "array", "items": { "type": "string" } },
+            },
+        })
+    }
+}
+
+impl From<&OperationSpec> for OperationSummary {
+    fn from(spec: &OperationSpec) -> Self {
+        Self {
+            name: spec.name.clone(),
+            namespace: spec.namespace.clone(),
+            op_type: spec.op_type,
+            description: spec.description.clone(),
+            tags: spec.tags.clone(),
+        }
+    }
+}
+
 impl OperationSpec {
     fn new(name: impl Into<String>, op_type: OperationType) -> Self {
         let name = name.into();

@@ -30,15 +30,45 @@ pub(crate) fn target() -> PathBuf {
     executable.ancestors().nth(3).expect("a test lies in a target directory").to_owned()
 }
 
+/// A folder that `make setup` has installed packages into.
+fn installed(language: &str) -> PathBuf {
+    let folder = target().join(language);
+    assert!(
+        folder.join("installed").exists(),
+        "the {language} packages of the tests are missing; install them with `make setup`"
+    );
+    folder
+}
+
 /// The Python that has the tests' packages.
 fn python() -> PathBuf {
-    let target = target();
-    let python = target.join("python/bin/python");
-    assert!(
-        target.join("python/installed").exists(),
-        "the Python packages of the tests are missing; install them with `make setup`"
-    );
-    python
+    installed("python").join("bin/python")
+}
+
+/// Runs a program that is among the tests' Python packages to its end.
+pub async fn run_python_tool(program: &str, arguments: &[&str]) -> Ended {
+    let packages = installed("python");
+    let mut command = Command::new(packages.join("bin").join(program));
+    // What it keeps for the next time is nobody's.
+    Running::spawn(captured(command.args(arguments).current_dir(packages))).ended().await
+}
+
+/// Starts a program of `tests/node`, which trusts this certificate. Its standard
+/// input is open.
+pub fn start_node(program: &str, certificate: &Path, arguments: &[&str]) -> Running {
+    let packages = installed("node");
+    let mut command = Command::new(packages.join("node_modules/.bin/node"));
+    command
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("node").join(program))
+        .args(arguments)
+        .current_dir(packages)
+        .env("NODE_EXTRA_CA_CERTS", certificate);
+    Running::spawn(captured(&mut command).stdin(Stdio::piped()))
+}
+
+/// Has the command's output captured, and its process end with the test.
+fn captured(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true)
 }
 
 /// A file of `tests/python`.
@@ -49,13 +79,7 @@ pub fn fixture(name: &str) -> PathBuf {
 /// A program of `tests/python`, about to run.
 pub fn python_program(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(python());
-    command
-        .arg(fixture(program))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    captured(command.arg(fixture(program)).args(arguments));
     command
 }
 
@@ -73,15 +97,8 @@ impl Service {
     /// Starts it at a port.
     pub async fn start_at(port: u16, program: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(python());
-        command
-            .arg(fixture(program))
-            .arg(port.to_string())
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let running = Running::spawn(&mut command);
+        command.arg(fixture(program)).arg(port.to_string()).envs(environment.iter().copied());
+        let running = Running::spawn(captured(&mut command));
         running.said("serving").await;
         Self { running, port }
     }

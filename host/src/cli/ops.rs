@@ -1,6 +1,6 @@
 //! `alknet ops`: what the caller may call.
 
-use alknet_plugin_api::{Json, OperationSpec};
+use alknet_plugin_api::{Json, OperationSpec, OperationSummary};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -51,19 +51,10 @@ impl Ops {
     }
 }
 
-/// What `services/list` answers, as far as it is shown.
+/// What `services/list` answers.
 #[derive(Deserialize)]
 struct List {
-    operations: Vec<Operation>,
-}
-
-#[derive(Deserialize)]
-struct Operation {
-    name: String,
-    op_type: String,
-    description: String,
-    #[serde(default)]
-    tags: Vec<String>,
+    operations: Vec<OperationSummary>,
 }
 
 impl List {
@@ -73,7 +64,9 @@ impl List {
         for operation in self.operations {
             let name = format!("/{}", operation.name.trim_start_matches('/'));
             let tags = operation.tags.join(", ");
-            table.row([name, operation.op_type, operation.description, tags]);
+            let kind = json!(operation.op_type);
+            let kind = kind.as_str().unwrap_or_default().to_owned();
+            table.row([name, kind, operation.description, tags]);
         }
         table
     }

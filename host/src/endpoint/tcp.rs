@@ -65,6 +65,11 @@ pub struct TcpConfig {
     pub keep_alive: Duration,
 }
 
+/// Whether the process, or the system, may open no more.
+fn descriptors_are_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Everything that the listeners of one node have in common.
 pub(super) struct TcpSetup {
     identities: ServerIdentities,
@@ -103,6 +108,7 @@ impl TcpSetup {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener, node: Arc<Dispatcher>) {
+        let mut exhausted = false;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -113,7 +119,18 @@ impl TcpSetup {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a TCP connection");
+                    // Said once, until the node has some again for a while.
+                    match descriptors_are_gone(&error) {
+                        true if exhausted => {}
+                        true => tracing::error!(
+                            %error,
+                            "the node has no file descriptor left, and lets new TCP connections \
+                             wait; raise its limit (`LimitNOFILE` in the unit, `ulimit -n` in a \
+                             shell)"
+                        ),
+                        false => tracing::warn!(%error, "cannot accept a TCP connection"),
+                    }
+                    exhausted = descriptors_are_gone(&error);
                     tokio::time::sleep(EXHAUSTED).await;
                     continue;
                 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::time::Instant;
 
 /// Monotonic time.
@@ -19,6 +19,13 @@ pub trait Clock: Send + Sync + 'static {
 pub trait Spawner: Send + Sync + 'static {
     /// Runs `task` to its end.
     fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// Lends a thread what calls need of the node's threads, until the guard is
+    /// dropped; nothing where it is one of them. Plugins with a runtime of their own
+    /// poll calls on its threads.
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        None
+    }
 }
 
 /// Tokio's time, which tests can pause.
@@ -57,5 +64,9 @@ pub struct TokioSpawner(pub Handle);
 impl Spawner for TokioSpawner {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.0.spawn(task);
+    }
+
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        Handle::try_current().is_err().then(|| self.0.enter())
     }
 }

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alknet_plugin_api::{CallError, CallFuture, Identity, Json, OperationSpec, Visibility};
+use alknet_plugin_api::{
+    CallError, CallFuture, Identity, Json, OperationSpec, OperationSummary, Visibility,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,21 +24,11 @@ const NODE: &str = "alknet";
 const LOCAL: &str = "local";
 
 pub(super) fn registrations(with_peers: bool) -> Vec<HandlerRegistration> {
-    let summary = json!({
-        "type": "object",
-        "required": ["name", "namespace", "op_type", "description", "tags"],
-        "properties": {
-            "name": { "type": "string" },
-            "namespace": { "type": "string" },
-            "op_type": { "enum": ["query", "mutation", "subscription"] },
-            "description": { "type": "string" },
-            "tags": { "type": "array", "items": { "type": "string" } },
-        },
-    });
-    let operations = json!({ "type": "array", "items": summary });
+    let operations = json!({ "type": "array", "items": OperationSummary::schema() });
     let list = OperationSpec::query("services/list")
-        .description("The operations that the caller may call")
+        .description("The operations that the caller may call; their full declarations with `full`")
         .tag("discovery")
+        .input(json!({ "properties": { "full": { "type": "boolean" } } }))
         .output(json!({
             "type": "object",
             "required": ["operations"],
@@ -81,7 +73,7 @@ pub(super) fn registrations(with_peers: bool) -> Vec<HandlerRegistration> {
             } },
         }));
     let mut all = vec![
-        host_operation(list, |call, _| Ok(list_operations(&call.0))),
+        host_operation(list, |call, input| list_operations(&call.0, &input)),
         host_operation(schema, |call, input| describe(&call.0, &input)),
         host_operation(whoami, |call, _| Ok(identity(&call.0))),
     ];
@@ -155,9 +147,20 @@ fn summaries(entries: &[Arc<Entry>]) -> Vec<&Json> {
     entries.iter().map(|entry| &entry.summary).collect()
 }
 
-fn list_operations(call: &Arc<Call>) -> Json {
+fn list_operations(call: &Arc<Call>, input: &Json) -> Result<Json, CallError> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Input {
+        full: bool,
+    }
+    // Callers of old send what they like where nothing was wanted.
+    let full = matches!(input.to(), Ok(Input { full: true }));
     let entries = callable(call);
-    array_in("operations", summaries(&entries))
+    let shown = match full {
+        true => entries.iter().map(|entry| &entry.description).collect(),
+        false => summaries(&entries),
+    };
+    Ok(array_in("operations", shown))
 }
 
 /// Puts JSON texts together without parsing them again.

@@ -237,13 +237,15 @@ impl InFlight {
 
 impl Gateway for ConnectionGateway {
     fn dispatch(&self, request: GatewayRequest) -> GatewayCall {
-        GatewayCall::new(match self.peer.enter(&request) {
-            Ok(place) => Events::Waiting { request, at: self.peer.registry.clock.now(), place },
+        let registry = self.peer.registry.clone();
+        let events = match self.peer.enter(&request) {
+            Ok(place) => Events::Waiting { request, at: registry.clock.now(), place },
             Err(error) => {
                 self.peer.refuse(&request.operation, &error);
                 Events::Refused(error)
             }
-        })
+        };
+        GatewayCall::new(Anywhere { registry, events })
     }
 
     fn abort(&self, request_id: &str, policy: AbortPolicy) {
@@ -262,6 +264,29 @@ impl Drop for ConnectionGateway {
         for node in nodes {
             node.close(End::Abort(AbortPolicy::AbortDependents));
         }
+    }
+}
+
+/// Events that any thread may poll and drop.
+struct Anywhere {
+    registry: Arc<Registry>,
+    events: Events,
+}
+
+impl Stream for Anywhere {
+    type Item = GatewayEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<GatewayEvent>> {
+        let Self { registry, events } = &mut *self;
+        let _entered = registry.spawner.enter();
+        Pin::new(events).poll_next(cx)
+    }
+}
+
+impl Drop for Anywhere {
+    fn drop(&mut self) {
+        let _entered = self.registry.spawner.enter();
+        self.events = Events::Ended;
     }
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use alknet_plugin_api::{
-    CallError, CallFuture, CallStream, Capability, Identity, Json, OperationCode, OperationSpec,
-    OperationType, Visibility,
+    CallError, CallFuture, CallStream, Capability, Identity, Json, JsonError, OperationCode,
+    OperationSpec, OperationSummary, OperationType, Visibility,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -209,7 +209,7 @@ pub struct Entry {
     pub(super) input: Check,
     pub(super) output: Check,
     pub(super) errors: HashMap<String, Check>,
-    /// `{name, namespace, op_type, description, tags}`, for listings.
+    /// An [`OperationSummary`], for listings.
     pub(super) summary: Json,
     /// The whole spec.
     pub(super) description: Json,
@@ -263,19 +263,14 @@ impl Entry {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let summary = serde_json::json!({
-            "name": spec.name,
-            "namespace": spec.namespace,
-            "op_type": spec.op_type,
-            "description": spec.description,
-            "tags": spec.tags,
-        });
-        let description = Json::of(&spec).map_err(|error| {
+        let no_json = |error: JsonError| {
             let cause = error.to_string();
             vec![RegistryError::Schema { at: at(), what: "spec".to_owned(), cause }]
-        })?;
+        };
+        let summary = Json::of(&OperationSummary::from(&spec)).map_err(no_json)?;
+        let description = Json::of(&spec).map_err(no_json)?;
         Ok(Self {
-            summary: summary.into(),
+            summary,
             description,
             authority: registration.authority.map(|authority| Arc::new(authority.identity())),
             scoped_env: registration.scoped_env,

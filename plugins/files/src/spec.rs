@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use crate::jail::Refusal;
 
+/// The largest integer that every reader of JSON takes for what it is.
+const MAX_OFFSET: u64 = (1 << 53) - 1;
+
 pub(crate) const FILE_NOT_FOUND: &str = "FILE_NOT_FOUND";
 pub(crate) const OUTSIDE_ROOT: &str = "OUTSIDE_ROOT";
 pub(crate) const NOT_A_FILE: &str = "NOT_A_FILE";
@@ -93,7 +96,7 @@ fn list() -> OperationSpec {
             .example(json!({ "path": "notes", "limit": 10 }))
             .input(input(json!({
                 "after": { "description": "An answer's `next`, to go on", "type": "string" },
-                "limit": { "type": "integer", "minimum": 1 },
+                "limit": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
             })))
             .output(json!({
                 "type": "object",
@@ -129,11 +132,15 @@ fn read() -> OperationSpec {
             .example(json!({ "path": "notes/today.md" }))
             .example(json!({ "path": "photo.jpg", "offset": 262_144, "length": 65_536 }))
             .input(input(json!({
-                "offset": { "description": "In bytes", "type": "integer", "minimum": 0 },
+                "offset": {
+                    "description": "In bytes", "type": "integer",
+                    "minimum": 0, "maximum": MAX_OFFSET,
+                },
                 "length": {
                     "description": "In bytes; answers hold less at the file's end and at the node's limit",
                     "type": "integer",
                     "minimum": 0,
+                    "maximum": u32::MAX,
                 },
                 "encoding": {
                     "description": "`base64` gives base64 even where the bytes are UTF-8",

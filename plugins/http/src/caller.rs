@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use alknet_plugin_api::{
     CallError, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Json, OperationSpec,
-    OperationType, code,
+    OperationSummary, OperationType, code,
 };
 use axum::http::StatusCode;
 use futures_util::FutureExt;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -25,9 +25,6 @@ const INVALID_TOKEN: &str = "invalid token";
 
 /// Operations whose type is remembered; the names come from callers.
 const MAX_KINDS: usize = 4_096;
-
-/// Declarations that are asked for at a time.
-const SPECS_AT_A_TIME: usize = 8;
 
 /// The other end of a connection.
 #[derive(Clone)]
@@ -62,30 +59,18 @@ impl Kinds {
     }
 }
 
-/// An operation as a listing shows it.
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Summary {
-    pub(crate) name: String,
-    pub(crate) namespace: String,
-    pub(crate) op_type: OperationType,
-    pub(crate) description: String,
-    pub(crate) tags: Vec<String>,
-}
-
-impl Summary {
-    /// Whether each of these words, in lower case, is somewhere in it.
-    fn has(&self, words: &[String]) -> bool {
-        let text = format!("{} {} {}", self.name, self.description, self.tags.join(" "));
-        let text = text.to_lowercase();
-        words.iter().all(|word| text.contains(word))
-    }
+/// Whether each of these words, in lower case, is somewhere in an operation's summary.
+fn has(summary: &OperationSummary, words: &[String]) -> bool {
+    let OperationSummary { name, description, tags, .. } = summary;
+    let text = format!("{name} {description} {}", tags.join(" ")).to_lowercase();
+    words.iter().all(|word| text.contains(word))
 }
 
 /// What a search finds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Found {
     /// The first ones, by name.
-    pub(crate) operations: Vec<Summary>,
+    pub(crate) operations: Vec<OperationSummary>,
     /// How many there are.
     pub(crate) total: usize,
 }
@@ -117,6 +102,11 @@ impl Caller {
         timeout: Option<Duration>,
     ) -> Self {
         Self { peer, kinds, token, timeout }
+    }
+
+    /// The token that came with the request.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     fn dispatch(&self, operation: &str, input: Json) -> GatewayCall {
@@ -188,13 +178,14 @@ impl Caller {
         Ok(spec)
     }
 
-    async fn summaries(&self) -> Result<Vec<Summary>, CallError> {
+    /// What the caller may call, in short or in full.
+    async fn listing<T: DeserializeOwned>(&self, full: bool) -> Result<Vec<T>, CallError> {
         #[derive(Deserialize)]
-        struct Listing {
-            operations: Vec<Summary>,
+        struct Listing<T> {
+            operations: Vec<T>,
         }
-        let listing = self.ask("services/list", Json::empty_object()).await?;
-        let listing: Listing =
+        let listing = self.ask("services/list", json!({ "full": full })).await?;
+        let listing: Listing<T> =
             listing.to().map_err(|error| CallError::internal(error.to_string()))?;
         Ok(listing.operations)
     }
@@ -208,8 +199,8 @@ impl Caller {
         kind: impl Fn(OperationType) -> bool,
     ) -> Result<Found, CallError> {
         let words: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
-        let mut operations = self.summaries().await?;
-        operations.retain(|one| kind(one.op_type) && one.has(&words));
+        let mut operations: Vec<OperationSummary> = self.listing(false).await?;
+        operations.retain(|one| kind(one.op_type) && has(one, &words));
         let total = operations.len();
         operations.truncate(limit);
         Ok(Found { operations, total })
@@ -217,20 +208,7 @@ impl Caller {
 
     /// The declarations of everything that the caller may call.
     pub(crate) async fn specs(&self) -> Result<Vec<OperationSpec>, CallError> {
-        let names = self.summaries().await?;
-        let specs = stream::iter(names).map(|one| async move {
-            match self.spec(&one.name).await {
-                Ok(spec) => Ok(Some(spec)),
-                // Gone meanwhile, as imports may be.
-                Err(error) if error.code == code::NOT_FOUND => Ok(None),
-                Err(error) => Err(error),
-            }
-        });
-        specs
-            .buffered(SPECS_AT_A_TIME)
-            .try_filter_map(|spec| async move { Ok(spec) })
-            .try_collect()
-            .await
+        self.listing(true).await
     }
 
     /// The text of the node's metrics.

@@ -16,6 +16,11 @@ pub(crate) struct Config {
     pub(crate) header_bytes: usize,
     /// How long the head of a request may take, and a connection be idle before it.
     pub(crate) header_timeout_ms: u64,
+    /// How long an HTTP/2 connection may be without a request.
+    pub(crate) idle_timeout_ms: u64,
+    /// Silence on an HTTP/2 connection after which its client is asked whether it is
+    /// there; the answer may take as long as a head.
+    pub(crate) ping_ms: u64,
     /// How long the body of a request may take.
     pub(crate) body_timeout_ms: u64,
     /// How long subscriptions, and calls over WebSocket, go on once the node drains.
@@ -52,6 +57,8 @@ impl Default for Config {
             body_bytes: 1 << 20,
             header_bytes: 16 << 10,
             header_timeout_ms: 10_000,
+            idle_timeout_ms: 60_000,
+            ping_ms: 20_000,
             body_timeout_ms: 30_000,
             drain_ms: 1_500,
             concurrent_streams: 100,
@@ -84,6 +91,8 @@ impl Config {
                 "body_bytes": { "type": "integer", "minimum": 1024, "maximum": 64 << 20 },
                 "header_bytes": { "type": "integer", "minimum": 8192, "maximum": 1 << 20 },
                 "header_timeout_ms": time,
+                "idle_timeout_ms": time,
+                "ping_ms": time,
                 "body_timeout_ms": time,
                 "drain_ms": { "type": "integer", "minimum": 0, "maximum": 3_600_000 },
                 "concurrent_streams": { "type": "integer", "minimum": 1, "maximum": 10_000 },

@@ -4,10 +4,10 @@
 //! request goes, with the token that came with it, to its connection's gateway
 //! (`caller.rs`), and what comes back becomes a response or a problem document
 //! (`problem.rs`). The rest is HTTP: whom the request may come from and how large
-//! and slow it may be (`origin.rs`, `gate.rs`, `serve.rs`), the endpoints (`routes.rs`,
+//! and slow it may be (`origin.rs`, `gate.rs`, `serve.rs`, `idle.rs`), the endpoints (`routes.rs`,
 //! `subscribe.rs`), their description (`openapi.rs`), the same as tools for models
-//! (`mcp.rs`), the call protocol over WebSocket (`websocket.rs`), files (`files.rs`),
-//! and the console (`console.rs`).
+//! (`mcp.rs`, `mcp_session.rs`), the call protocol over WebSocket (`websocket.rs`),
+//! files (`files.rs`), and the console (`console.rs`).
 
 mod caller;
 mod config;
@@ -15,7 +15,9 @@ mod console;
 mod files;
 mod gate;
 mod h3;
+mod idle;
 mod mcp;
+mod mcp_session;
 mod openapi;
 mod origin;
 mod problem;

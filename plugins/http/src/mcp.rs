@@ -2,22 +2,23 @@
 //!
 //! There are four tools whatever the registry holds, so a model's context does not
 //! grow with it: it searches, reads a schema, and calls. Each request is served on
-//! its own. A session would keep state for strangers and outlive their tokens; here
-//! the token that came with a request decides, and a client that leaves aborts its
-//! calls.
+//! its own, and the token that came with it decides. A client that leaves aborts its
+//! calls; one of an earlier version may cancel them as well (`mcp_session.rs`). A batch
+//! tells a client that asks for it how many of its calls have ended.
 
 use std::sync::Arc;
 
 use alknet_plugin_api::{CallError, Json, OperationType};
 use axum::http::request::Parts;
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use rmcp::ErrorData;
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, ListToolsResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+    PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ServerCapabilities,
+    ServerConfig, Tool, ToolAnnotations,
 };
-use rmcp::service::{RequestContext, RoleServer};
+use rmcp::service::{Peer, RequestContext, RoleServer};
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde::Deserialize;
@@ -26,17 +27,21 @@ use serde_json::{Map, Value, json};
 
 use crate::caller::{Caller, Request};
 use crate::config::Config;
+use crate::mcp_session::Sessions;
 use crate::routes::SEARCH_LIMIT;
 
 /// The tools at `/mcp`. Where requests may come from, their size and their caller
 /// have been seen to before they get here.
-pub(crate) fn service(config: &Config) -> StreamableHttpService<Tools, NeverSessionManager> {
+pub(crate) fn service(
+    config: &Config,
+    sessions: Sessions,
+) -> StreamableHttpService<Tools, NeverSessionManager> {
     let http = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .disable_allowed_hosts()
         .with_max_request_body_bytes(config.body_bytes);
-    let tools = Tools { batch_calls: config.batch_calls };
+    let tools = Tools { batch_calls: config.batch_calls, sessions };
     StreamableHttpService::new(move || Ok(tools.clone()), Arc::default(), http)
 }
 
@@ -44,6 +49,20 @@ pub(crate) fn service(config: &Config) -> StreamableHttpService<Tools, NeverSess
 #[derive(Clone)]
 pub(crate) struct Tools {
     batch_calls: usize,
+    sessions: Sessions,
+}
+
+/// Whom to tell how far a call is; nobody where the client does not ask.
+struct Progress(Option<(Peer<RoleServer>, ProgressToken)>);
+
+impl Progress {
+    async fn tell(&self, ended: usize, of: usize) {
+        if let Self(Some((peer, token))) = self {
+            let told = ProgressNotificationParam::new(token.clone(), ended as f64);
+            // A client that has left is noticed elsewhere.
+            let _told = peer.notify_progress(told.with_total(of as f64)).await;
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -126,7 +145,13 @@ impl Tools {
         ]
     }
 
-    async fn run(&self, caller: &Caller, tool: &str, input: Value) -> Result<Value, CallError> {
+    async fn run(
+        &self,
+        caller: &Caller,
+        tool: &str,
+        input: Value,
+        progress: Progress,
+    ) -> Result<Value, CallError> {
         match tool {
             "search" => {
                 let Search { query, limit } = read(input)?;
@@ -149,13 +174,23 @@ impl Tools {
                     let text = format!("a batch has at most {} calls", self.batch_calls);
                     return Err(CallError::invalid_input(text));
                 }
-                let outcomes = calls.into_iter().map(|request| async {
-                    match caller.call(request).await.and_then(|output| value(&output)) {
-                        Ok(output) => json!({ "output": output }),
-                        Err(error) => json!({ "error": error }),
-                    }
-                });
-                Ok(json!({ "results": join_all(outcomes).await }))
+                let mut results = vec![Value::Null; calls.len()];
+                let calls = calls.into_iter().zip(&mut results);
+                let mut calls: FuturesUnordered<_> = calls
+                    .map(|(request, result)| async {
+                        *result = match caller.call(request).await.and_then(|out| value(&out)) {
+                            Ok(output) => json!({ "output": output }),
+                            Err(error) => json!({ "error": error }),
+                        };
+                    })
+                    .collect();
+                let (mut ended, total) = (0, calls.len());
+                while let Some(()) = calls.next().await {
+                    ended += 1;
+                    progress.tell(ended, total).await;
+                }
+                drop(calls);
+                Ok(json!({ "results": results }))
             }
         }
     }
@@ -192,11 +227,15 @@ impl ServerHandler for Tools {
             return Err(ErrorData::invalid_params(text, None));
         }
         let parts = context.extensions.get::<Parts>();
-        let caller = parts.and_then(|parts| parts.extensions.get::<Caller>());
-        let caller = caller.ok_or_else(|| ErrorData::internal_error("nobody called", None))?;
+        let came = parts.and_then(|parts| Some((parts, parts.extensions.get::<Caller>()?)));
+        let (parts, caller) =
+            came.ok_or_else(|| ErrorData::internal_error("nobody called", None))?;
         let input = Value::Object(request.arguments.unwrap_or_default());
+        let progress = context.meta.get_progress_token().map(|token| (context.peer.clone(), token));
+        let call = self.run(caller, &request.name, input, Progress(progress));
+        let call = self.sessions.run(&parts.headers, caller, context.id.clone(), call);
         let outcome = tokio::select! {
-            outcome = self.run(caller, &request.name, input) => outcome,
+            outcome = call => outcome,
             () = context.ct.cancelled() => Err(CallError::aborted("the client has left")),
         };
         let result = match outcome {

@@ -3,23 +3,26 @@
 //! It shows the five endpoints, and in them every operation that the caller may
 //! call: the same listing that a search shows, by the same decision as a call.
 
-use alknet_plugin_api::{OperationSpec, OperationType};
-use axum::extract::Extension;
+use alknet_plugin_api::{OperationSpec, OperationSummary, OperationType};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::routes::json_response;
+use crate::routes::{Node, json_response};
 
-pub(crate) async fn document(Extension(caller): Extension<Caller>) -> Result<Response, Problem> {
+pub(crate) async fn document(
+    State(node): State<Node>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
     match caller.specs().await {
-        Ok(specs) => Ok(json_response(describe(&specs).into())),
+        Ok(specs) => Ok(json_response(describe(&specs, node.batch_calls).into())),
         Err(error) => Err(caller.problem("services/list", error).await),
     }
 }
 
-fn describe(specs: &[OperationSpec]) -> Value {
+fn describe(specs: &[OperationSpec], batch_calls: usize) -> Value {
     let is =
         |kind| move |spec: &&OperationSpec| (spec.op_type == OperationType::Subscription) == kind;
     let calls: Vec<_> = specs.iter().filter(is(false)).collect();
@@ -45,7 +48,7 @@ fn describe(specs: &[OperationSpec]) -> Value {
         "paths": {
             "/search": { "get": endpoint("search", "Finds operations by name, description and tags", json!([
                 query("q", "Words that all must occur", false, json!({ "type": "string" })),
-                query("limit", "How many to show", false, json!({ "type": "integer", "minimum": 0 })),
+                query("limit", "How many to show", false, json!({ "type": "integer", "minimum": 0, "maximum": usize::MAX })),
             ]), reference("Found")) },
             "/schema": { "get": endpoint("schema", "Shows one operation's declaration", json!([
                 query("name", "The operation", true, json!({ "type": "string" })),
@@ -60,7 +63,9 @@ fn describe(specs: &[OperationSpec]) -> Value {
                     "type": "object",
                     "required": ["calls"],
                     "additionalProperties": false,
-                    "properties": { "calls": { "type": "array", "items": reference("Request") } },
+                    "properties": { "calls": {
+                        "type": "array", "items": reference("Call"), "maxItems": batch_calls,
+                    } },
                 }),
             ) },
             "/subscribe": { "get": {
@@ -93,7 +98,7 @@ fn describe(specs: &[OperationSpec]) -> Value {
                 "description": "Why there is no other answer",
                 "content": { "application/problem+json": { "schema": reference("Problem") } },
             } },
-            "schemas": { "Request": request, "Found": found(), "Problem": problem(), "Results": results() },
+            "schemas": { "Call": any_call(), "Request": request, "Found": found(), "Problem": problem(), "Results": results() },
         },
     })
 }
@@ -134,7 +139,7 @@ fn timeout() -> Value {
     json!({
         "name": crate::gate::TIMEOUT.as_str(), "in": "header", "required": false,
         "description": "Milliseconds that the call may take",
-        "schema": { "type": "integer", "minimum": 0 },
+        "schema": { "type": "integer", "minimum": 0, "maximum": u64::MAX },
     })
 }
 
@@ -160,6 +165,17 @@ fn request(spec: &OperationSpec) -> Value {
     })
 }
 
+/// A call of a batch, which answers also those that it cannot make.
+fn any_call() -> Value {
+    json!({
+        "type": "object",
+        "description": "A call as `/call` takes it; one that fails leaves the others alone",
+        "required": ["operation", "input"],
+        "additionalProperties": false,
+        "properties": { "operation": { "type": "string" }, "input": {} },
+    })
+}
+
 /// A schema of an operation, as a resource of its own: references in it keep
 /// meaning its own definitions.
 fn schema(spec: &OperationSpec, part: &str, schema: &Value) -> Value {
@@ -177,17 +193,7 @@ fn found() -> Value {
         "required": ["operations", "total"],
         "properties": {
             "total": { "type": "integer" },
-            "operations": { "type": "array", "items": {
-                "type": "object",
-                "required": ["name", "namespace", "op_type", "description", "tags"],
-                "properties": {
-                    "name": { "type": "string" },
-                    "namespace": { "type": "string" },
-                    "op_type": { "enum": ["query", "mutation", "subscription"] },
-                    "description": { "type": "string" },
-                    "tags": { "type": "array", "items": { "type": "string" } },
-                },
-            } },
+            "operations": { "type": "array", "items": OperationSummary::schema() },
         },
     })
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -92,6 +93,49 @@ fn without_default_port(authority: &str) -> &str {
     authority.strip_suffix(":443").unwrap_or(authority)
 }
 
+/// Whether a request says whom it is for, and where it ends, in one way alone. A
+/// proxy before the node might take another one (RFC 9112, 3.2 and 11.2).
+fn ambiguity(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next().map(|host| host.to_str().unwrap_or_default().to_ascii_lowercase());
+    if hosts.next().is_some() {
+        return Some("there is more than one header `host`");
+    }
+    match (uri.authority(), host) {
+        (Some(target), Some(host)) => {
+            let target = target.as_str().to_ascii_lowercase();
+            if without_default_port(&target) != without_default_port(&host) {
+                return Some("the header `host` and the target name different hosts");
+            }
+        }
+        (None, None) if version == Version::HTTP_11 => {
+            return Some("the header `host` is missing");
+        }
+        _ => {}
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => None,
+        (Some(one), None) if chunked(one) => None,
+        _ => Some("the only transfer coding is `chunked`, once"),
+    }
+}
+
+/// Lets a request pass that others cannot take for another one.
+pub(crate) async fn addressed(request: Request, next: Next) -> Response {
+    let version = request.version();
+    let Some(ambiguity) = ambiguity(version, request.uri(), request.headers()) else {
+        return next.run(request).await;
+    };
+    let mut response = gate::refuse(Problem::ambiguous(ambiguity), request.into_body()).await;
+    if version < Version::HTTP_2 {
+        // What follows may be a part of it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// Lets a request pass, or says why not.
 pub(crate) async fn check(
     State(origins): State<Origins>,
@@ -156,6 +200,32 @@ mod tests {
         let all = Config { origins: vec!["*".into()], ..Config::default() };
         assert!(check(&all, "node.example", Some("https://any.example")));
         assert!(!check(&Config::default(), "node.example", Some("https://app.example")));
+    }
+
+    #[test]
+    fn a_request_is_for_one_host() {
+        let told = |target: &'static str, fields: &[(HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            ambiguity(Version::HTTP_11, &Uri::from_static(target), &headers)
+        };
+        for (target, host) in
+            [("/", "a"), ("https://a/", "A"), ("https://a:443/", "a"), ("https://a:1/", "a:1")]
+        {
+            assert_eq!(told(target, &[(HOST, host)]), None, "{target} {host}");
+        }
+        for (target, host) in [("https://a/", "b"), ("https://a/", "a:1"), ("https://u@a/", "a")] {
+            assert!(told(target, &[(HOST, host)]).is_some(), "{target} {host}");
+        }
+        assert!(told("/", &[]).is_some());
+        assert!(told("/", &[(HOST, "a"), (HOST, "a")]).is_some());
+        let coded = |coding| told("/", &[(HOST, "a"), (TRANSFER_ENCODING, coding)]);
+        assert_eq!((coded("chunked"), coded("Chunked")), (None, None));
+        for coding in ["gzip, chunked", "chunked, chunked", "chunked,", "identity", ""] {
+            assert!(coded(coding).is_some(), "{coding}");
+        }
     }
 
     #[test]

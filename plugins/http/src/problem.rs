@@ -58,6 +58,11 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code::INVALID_INPUT, detail)
     }
 
+    /// The request is not HTTP as it should be, and its sender may mean another one.
+    pub(crate) fn ambiguous(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code::INVALID_INPUT, detail)
+    }
+
     /// Nothing is at this path.
     pub(crate) fn no_such_path() -> Self {
         Self::new(

@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::caller::{Caller, Request};
 use crate::config::Config;
 use crate::gate::{self, Gate, JsonBody};
+use crate::mcp_session::{self, Sessions};
 use crate::origin::{self, Origins};
 use crate::problem::Problem;
 use crate::{console, files, mcp, openapi, subscribe, websocket};
@@ -32,7 +33,7 @@ pub(crate) const SEARCH_LIMIT: usize = 50;
 pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) drain: Duration,
-    batch_calls: usize,
+    pub(crate) batch_calls: usize,
 }
 
 /// Everything that is served. The gateway's endpoints are the five of the design,
@@ -62,8 +63,10 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
     gateway = gateway.layer(enter).layer(from_fn_with_state(origins.clone(), origin::check));
     let named = origins.clone();
     if config.mcp {
+        let sessions = Sessions::default();
         let tools = Router::new()
-            .route_service("/mcp", mcp::service(config))
+            .route_service("/mcp", mcp::service(config, sessions.clone()))
+            .layer(from_fn_with_state(sessions, mcp_session::follow))
             .layer(from_fn(gate::authenticate))
             .layer(from_fn_with_state(gate, gate::enter))
             .layer(from_fn_with_state(origins.or_loopback(), origin::check));
@@ -80,7 +83,8 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
         .merge(files::router(config)?)
         .method_not_allowed_fallback(|| async { Problem::method(None) })
         .with_state(node)
-        .layer(from_fn(gate::plain));
+        .layer(from_fn(gate::plain))
+        .layer(from_fn(origin::addressed));
     Ok(match origin::cors(config) {
         Some(cors) => router.layer(cors),
         None => router,

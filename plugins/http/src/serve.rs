@@ -21,6 +21,7 @@ use tower_service::Service;
 
 use crate::caller::Peer;
 use crate::config::Config;
+use crate::idle;
 use crate::websocket::{Calls, Sockets};
 
 /// Serves the connections of both ALPNs.
@@ -30,6 +31,7 @@ pub(crate) struct HttpHandler {
     calls: Calls,
     http1: http1::Builder,
     http2: http2::Builder<OnHost>,
+    idle_timeout: Duration,
 }
 
 impl HttpHandler {
@@ -45,9 +47,12 @@ impl HttpHandler {
             .timer(TokioTimer::new())
             .enable_connect_protocol()
             .max_concurrent_streams(config.concurrent_streams)
-            .max_header_list_size(header_list);
+            .max_header_list_size(header_list)
+            .keep_alive_interval(Duration::from_millis(config.ping_ms))
+            .keep_alive_timeout(Duration::from_millis(config.header_timeout_ms));
         let calls = Calls::new(host.clone(), config);
-        Self { host, router, calls, http1, http2 }
+        let idle_timeout = Duration::from_millis(config.idle_timeout_ms);
+        Self { host, router, calls, http1, http2, idle_timeout }
     }
 }
 
@@ -60,17 +65,31 @@ impl ProtocolHandler for HttpHandler {
         let io = TokioIo::new(tokio::io::join(recv, send));
         let (peer, router) = (Peer::new(gateway), self.router.clone());
         let (sockets, serving) = Sockets::new();
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let respond = move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(sockets.clone());
             router.clone().call(request)
-        });
+        };
         let served = async {
             match connection.alpn() {
-                "h2" => serve(&connection, self.http2.serve_connection(io, service)).await,
+                "h2" => {
+                    let (work, idle) = idle::track(self.idle_timeout);
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let method = request.method().clone();
+                        work.clone().count(&method, respond(request))
+                    });
+                    let ending = async {
+                        tokio::select! {
+                            () = connection.shutdown() => {}
+                            () = idle => {}
+                        }
+                    };
+                    serve(ending, self.http2.serve_connection(io, service)).await
+                }
+                // The time for a head is also that between requests.
                 _ => {
-                    let serving = self.http1.serve_connection(io, service).with_upgrades();
-                    serve(&connection, serving).await
+                    let serving = self.http1.serve_connection(io, service_fn(respond));
+                    serve(connection.shutdown(), serving.with_upgrades()).await
                 }
             }
         };
@@ -98,11 +117,14 @@ pub(crate) fn with_alternative(router: Router, config: &Config) -> Router {
     }))
 }
 
-/// Serves until the client is done. When the node drains, what is under way ends
-/// and nothing new begins.
-async fn serve(connection: &Connection, serving: impl HttpConnection) -> hyper::Result<()> {
+/// Serves until the client is done. From `ending` on, what is under way ends and
+/// nothing new begins.
+async fn serve(
+    ending: impl Future<Output = ()>,
+    serving: impl HttpConnection,
+) -> hyper::Result<()> {
     let mut serving = pin!(serving);
-    match future::select(serving.as_mut(), pin!(connection.shutdown())).await {
+    match future::select(serving.as_mut(), pin!(ending)).await {
         future::Either::Left((ended, _)) => ended,
         future::Either::Right(((), _)) => {
             serving.as_mut().graceful_shutdown();

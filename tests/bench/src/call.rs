@@ -39,6 +39,20 @@ impl Daemon {
 
     /// Starts a node that serves `call` and this build of `echo`.
     pub(crate) fn start_with(shards: u32, echo: &Path) -> Result<Self> {
+        Self::start_plugins(shards, &[echo], "")
+    }
+
+    /// Starts a node that serves its operations over HTTP as well.
+    pub(crate) fn start_http(tcp: SocketAddr, echo: &Path) -> Result<Self> {
+        let more = format!(
+            "[endpoint.tcp]\nlisten = [\"{tcp}\"]\n\n\
+             [identity.self_signed]\nnames = [\"localhost\"]\n"
+        );
+        let http = built()?.join("libalknet_plugin_http.so");
+        Self::start_plugins(0, &[echo, &http], &more)
+    }
+
+    fn start_plugins(shards: u32, plugins: &[&Path], more: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let built = built()?;
         let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -47,7 +61,9 @@ impl Daemon {
             command.arg("--node").arg(directory.path()).args(["run", "--dev"]);
             command.args(["--listen", &format!("127.0.0.1:{port}")]);
             command.arg("--plugin").arg(built.join("libalknet_plugin_call.so"));
-            command.arg("--plugin").arg(echo);
+            for plugin in plugins {
+                command.arg("--plugin").arg(plugin);
+            }
             command
         };
         // The first start writes the files, which are then set up for the load.
@@ -59,7 +75,7 @@ impl Daemon {
         let text = fs::read_to_string(&node)?;
         let text =
             text.replace("[endpoint.quic]\n", &format!("[endpoint.quic]\nshards = {shards}\n"));
-        fs::write(&node, text + "\n[observe]\nlog = \"warn\"\n")?;
+        fs::write(&node, format!("{text}\n[observe]\nlog = \"warn\"\n\n{more}"))?;
         let access = directory.path().join("access.toml");
         let limits = "\n[limits]\nnew_per_second = 100000\nnew_burst = 100000\n\
                       connections_per_prefix = 10000\n";

@@ -9,6 +9,7 @@ mod boundary;
 mod call;
 mod certificate;
 mod dispatch;
+mod gateway;
 mod grpc;
 mod load;
 mod raw;
@@ -43,6 +44,8 @@ enum Role {
     Boundary,
     /// Measures the node's own part of a call, and composition.
     Dispatch,
+    /// Measures the gateway over HTTP.
+    Gateway,
     /// Sends bytes through the node's echo handler and prints MiB/s.
     Bulk { node: std::path::PathBuf },
     /// Holds idle connections open until standard input ends.
@@ -64,6 +67,8 @@ enum Contender {
     Raw,
     /// The call protocol, served by the daemon.
     Call,
+    /// HTTP/1.1, served by a bare axum handler or by the daemon.
+    Gateway,
 }
 
 fn main() -> Result<()> {
@@ -75,10 +80,12 @@ fn main() -> Result<()> {
                 Contender::Grpc => grpc::serve().await,
                 Contender::Raw => raw::serve().await,
                 Contender::Call => anyhow::bail!("the daemon serves it: `alknet run`"),
+                Contender::Gateway => gateway::serve().await,
             }
         }),
         Some(Role::Boundary) => boundary::run(options.rounds),
         Some(Role::Dispatch) => dispatch::run(options.rounds),
+        Some(Role::Gateway) => gateway::run(options.rounds),
         Some(Role::Bulk { node }) => {
             let rate = Shape::Current.runtime()?.block_on(call::bulk(&node))?;
             println!("{rate:.0}");
@@ -94,6 +101,7 @@ fn main() -> Result<()> {
                     Contender::Grpc => grpc::load(address()?, &load).await,
                     Contender::Raw => raw::load(address()?, &load).await,
                     Contender::Call => call::load(&load).await,
+                    Contender::Gateway => gateway::load(address()?, &load).await,
                 }
             })?;
             println!("{rate:.0}");

@@ -11,7 +11,7 @@ use crate::call::{self, Daemon};
 use crate::load::Shape;
 
 /// A server in a process of its own, killed when dropped.
-enum Server {
+pub(crate) enum Server {
     /// This program, as a gRPC or raw QUIC server.
     Own {
         child: Child,
@@ -99,18 +99,31 @@ impl Server {
             };
             return Ok(Self::Daemon(Daemon::start(shards)?));
         }
+        Self::own(contender.family, contender.server.like())
+    }
+
+    /// This program as a server.
+    pub(crate) fn own(family: &str, shape: Shape) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", contender.family, "--shape", contender.server.like().name()])
+            .args(["serve", family, "--shape", shape.name()])
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = child.stdout.take().context("the server has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let announced: Announcement = serde_json::from_str(&line)
-            .with_context(|| format!("{} did not start", contender.name))?;
+            .with_context(|| format!("`serve {family}` did not start"))?;
         let mut certificate = tempfile::NamedTempFile::new()?;
         certificate.write_all(announced.certificate.as_bytes())?;
         Ok(Self::Own { child, address: announced.address, certificate })
+    }
+
+    /// Where it listens, and the file of its certificate; nothing of a daemon.
+    pub(crate) fn announced(&self) -> Option<(&str, &std::path::Path)> {
+        match self {
+            Self::Own { address, certificate, .. } => Some((address, certificate.path())),
+            Self::Daemon(_) => None,
+        }
     }
 
     fn load(&self, contender: &Contender, in_flight: usize, connections: usize) -> Result<f64> {
@@ -147,6 +160,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     shapes(rounds)?;
     crate::boundary::run(rounds)?;
     crate::dispatch::run(rounds)?;
+    crate::gateway::run(rounds)?;
     bulk(rounds)?;
     footprint()
 }

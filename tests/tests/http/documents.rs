@@ -57,3 +57,51 @@ async fn metrics_are_there_when_enabled_for_those_who_may_read_them() {
         }
     }
 }
+
+/// The blocks of a page in this language, each with the block of JSON that follows
+/// it at once, if one does.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<(&'a str, Option<&'a str>)> {
+    let parts: Vec<_> = page.split("\n```").collect();
+    // Text, then a block, and so on.
+    let block = |n: usize| parts.get(n).and_then(|part| part.split_once('\n'));
+    let of_language = (1..parts.len()).step_by(2).filter_map(|n| {
+        let (_, text) = block(n).filter(|(kind, _)| *kind == language)?;
+        let adjacent = parts.get(n + 1).is_some_and(|between| between.trim().is_empty());
+        let answer = block(n + 2).filter(|(kind, _)| adjacent && *kind == "json");
+        Some((text, answer.map(|(_, text)| text)))
+    });
+    of_language.collect()
+}
+
+#[tokio::test]
+async fn the_pages_commands_do_what_it_says() {
+    let (node, tcp) = folder_with("", &[("clock", &built().clock)]);
+    let site = start(node, tcp).await;
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http.md"));
+    let page = page.unwrap();
+    let commands = blocks(&page, "sh");
+    assert!(commands.len() >= 6, "{commands:?}");
+    let mut said = Vec::new();
+    for (command, answer) in commands {
+        let run = Command::new("sh")
+            .args(["-euc", command])
+            .env("NODE", site.url(""))
+            .env("TOKEN", INNER)
+            .env("CURL_CA_BUNDLE", site.certificate())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let ran = within(run).await.unwrap();
+        let (text, errors) =
+            (String::from_utf8(ran.stdout).unwrap(), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success() && !text.is_empty(), "{command}: {text}{errors}");
+        if let Some(answer) = answer {
+            let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+            assert_eq!(parsed(&text), parsed(answer), "{command}");
+        }
+        said.push(text);
+    }
+    // What the page only tells of.
+    let any = |text: &str| said.iter().any(|one| one.contains(text));
+    assert!(any("event: completed") && any(&format!("\"id\":\"{}\"", &INNER[..8])), "{said:?}");
+}

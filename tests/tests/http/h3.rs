@@ -338,7 +338,10 @@ async fn the_other_versions_say_where_http3_is() {
 
 #[tokio::test]
 async fn a_node_that_drains_says_goodbye_and_ends_what_it_serves() {
-    let (node, tcp) = folder_with("drain_ms = 1000", &[("clock", &built().clock)]);
+    let (node, tcp) = folder_with(
+        "drain_ms = 1000",
+        &[("clock", &built().clock), ("native", &built().native_tree)],
+    );
     let site = start(node, tcp).await;
     let mut client = H3::connect(&site).await;
     let path = "/subscribe?operation=clock/ticks&input=%7B%22every_ms%22%3A100%7D";

@@ -1,5 +1,6 @@
 //! The registry over HTTP, as foreign clients meet it: curl, a TLS client that
-//! knows nothing of HTTP, aioquic, and the official Python MCP SDK.
+//! knows nothing of HTTP, aioquic, the official MCP SDKs and their conformance suite,
+//! and a tester that makes requests up from the description.
 
 // A test's panic with its line is the best report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -11,8 +12,11 @@ mod console;
 mod documents;
 mod gateway;
 mod h3;
+mod load;
 mod mcp;
 mod origins;
+mod smuggling;
+mod suites;
 mod websocket;
 mod webtransport;
 
@@ -53,20 +57,15 @@ impl Deref for Site {
 /// The files of a node with the gateway, the sample plugins, and operations that
 /// wait, count and need the scope `inner`.
 fn folder(config: &str) -> (NodeFolder, SocketAddr) {
-    folder_with(config, &[])
+    folder_with(config, &[("native", &built().native_tree)])
 }
 
-/// The same with more plugins.
-fn folder_with(config: &str, more: &[(&str, &Path)]) -> (NodeFolder, SocketAddr) {
+/// As [`folder`], with other plugins for the operations that wait.
+fn folder_with(config: &str, plugins: &[(&str, &Path)]) -> (NodeFolder, SocketAddr) {
     let built = built();
-    let plugins: [(&str, &Path); 5] = [
-        ("call", &built.call),
-        ("echo", &built.echo),
-        ("files", &built.files),
-        ("native", &built.native_tree),
-        ("http", &built.http),
-    ];
-    let node = NodeFolder::developed_with(&[more, &plugins].concat());
+    let samples: [(&str, &Path); 3] =
+        [("call", &built.call), ("echo", &built.echo), ("files", &built.files)];
+    let node = NodeFolder::developed_with(&[&samples, plugins, &[("http", &*built.http)]].concat());
     let tcp = reserve_tcp();
     node.append(
         "node.toml",

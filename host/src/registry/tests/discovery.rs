@@ -37,6 +37,29 @@ async fn c30_a_listing_holds_exactly_what_the_caller_may_call() {
 }
 
 #[tokio::test]
+async fn c30_a_full_listing_has_the_schema_of_each_operation_of_the_listing() {
+    let registry = freeze([
+        echo(OperationSpec::query("b/open").input(json!({ "type": "object" })).error("X", "y")),
+        echo(OperationSpec::mutation("a/closed").access(scopes(&["x"]))),
+        echo(OperationSpec::query("a/inner").internal()),
+    ]);
+    for scopes in [&[][..], &["x"]] {
+        let peer = Peer::with_scopes(&registry, scopes);
+        let list = peer.call("/services/list", json!({})).await.unwrap();
+        let full = peer.call("/services/list", json!({ "full": true })).await.unwrap();
+        assert_eq!(names(&full), names(&list));
+        for operation in full["operations"].as_array().unwrap() {
+            let name = json!({ "name": operation["name"] });
+            assert_eq!(&peer.call("/services/schema", name).await.unwrap(), operation);
+        }
+    }
+    let peer = Peer::anonymous(&registry);
+    assert_eq!(peer.code("/services/list", json!({ "full": 1 })).await, "INVALID_INPUT");
+    // Nothing was wanted once, and whatever came was taken.
+    assert_eq!(names(&peer.call("/services/list", json!(null)).await.unwrap())[0], "b/open");
+}
+
+#[tokio::test]
 async fn c30_a_schema_is_the_full_spec_or_not_found() {
     let spec = OperationSpec::query("a/open").input(json!({ "type": "object" })).error("X", "y");
     let registry = freeze([

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use alknet_plugin_api::{
-    AbortPolicy, CallError, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Json, OperationSpec,
+    AbortPolicy, CallError, Gateway, GatewayCall, GatewayEvent, GatewayRequest, Json,
+    OperationSpec, OperationSummary,
 };
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt, stream};
@@ -67,19 +68,8 @@ impl LocalOperations {
             result.map_err(|error| CallError::internal(error.to_string()))
         };
         if operation == "services/list" {
-            let all: Vec<_> = self
-                .table
-                .values()
-                .map(|(spec, _)| {
-                    serde_json::json!({
-                        "name": spec.name,
-                        "namespace": spec.namespace,
-                        "op_type": spec.op_type,
-                        "description": spec.description,
-                        "tags": spec.tags,
-                    })
-                })
-                .collect();
+            let all: Vec<_> =
+                self.table.values().map(|(spec, _)| OperationSummary::from(spec)).collect();
             return Ok(serde_json::json!({ "operations": all }).into());
         }
         if operation == "services/schema" {
