@@ -106,7 +106,6 @@ fn short_lived(node: &NodeFolder) -> Vec<u8> {
 }
 
 #[tokio::test]
-#[ignore = "the node has no HTTP/3 yet"]
 async fn c04_c19_a_page_calls_its_node_over_webtransport() {
     let root = tempfile::tempdir().unwrap();
     page(root.path());

@@ -37,7 +37,7 @@ const VERSION: (&str, &str) = ("sec-webtransport-http3-draft", "draft02");
 
 pub(super) fn limits(config: &Config) -> Limits {
     Limits {
-        max_frame: config.body_bytes,
+        max_frame: config.max_frame_bytes,
         in_flight: CALLS,
         drain: Duration::from_millis(config.drain_ms),
     }
