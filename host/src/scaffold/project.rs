@@ -152,7 +152,7 @@ impl Project {
     /// # Errors
     /// Cargo cannot be run, or makes no plugin.
     pub async fn build(&self) -> Result<PathBuf, ProjectError> {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = Command::new("cargo");
         cargo
             .current_dir(&self.folder)
             .args(["build", "--lib", "--message-format=json-render-diagnostics"])

@@ -46,7 +46,7 @@ impl Work {
         F: Future<Output = Result<Response<Body>, E>>,
     {
         self.0.send_modify(|count| *count += 1);
-        let under_way = (method != Method::CONNECT).then_some(UnderWay(self));
+        let under_way = (method != Method::CONNECT).then(|| UnderWay(self));
         async move { Ok(answer.await?.map(|body| Body::new(Sending { body, under_way }))) }
     }
 }
@@ -119,7 +119,7 @@ mod tests {
         idle.await;
         assert_eq!(tokio::time::Instant::now() - begun, limit);
         let (work, idle) = track(limit);
-        drop(work.count(&Method::CONNECT, answer()).await);
+        drop(work.clone().count(&Method::CONNECT, answer()).await);
         tokio::time::sleep(limit * 2).await;
         assert!(idle.now_or_never().is_none());
     }
