@@ -15,6 +15,14 @@ if ! rustup target list --installed 2>/dev/null | grep -qx wasm32-wasip2; then
     echo "installing the wasm32-wasip2 target"
     rustup target add wasm32-wasip2 || missing "the wasm32-wasip2 target" "rustup target add wasm32-wasip2"
 fi
+# Plugins of another compiler are loaded, too.
+if ! rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
+    echo "installing a nightly compiler"
+    if ! rustup toolchain install nightly --profile minimal --no-self-update; then
+        echo "missing: a nightly compiler, so one test of plugins will fail" >&2
+        echo "  install it with: rustup toolchain install nightly --profile minimal" >&2
+    fi
+fi
 command -v cc >/dev/null || missing "a C compiler" "apt-get install gcc"
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing cargo-nextest"
