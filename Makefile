@@ -58,6 +58,7 @@ features: setup ## Check the feature combinations that users build
 	$(CARGO) check -p alknet --no-default-features --features imports
 	$(CARGO) check -p alknet-vault
 	$(CARGO) check -p alknet-plugin-api --target wasm32-wasip2
+	$(CARGO) check -p alknet-bench
 
 fuzz: ## Run each fuzz target for a minute, where cargo-fuzz and a nightly compiler are
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing; install it with \

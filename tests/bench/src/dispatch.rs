@@ -85,7 +85,7 @@ fn echo() -> Result<Built> {
 fn registry(cache: &Path) -> Result<Arc<Registry>> {
     let spawner = Arc::new(TokioSpawner(Handle::current()));
     let mut builder = RegistryBuilder::new(Arc::new(TokioClock::new()), spawner);
-    builder.recorder(Arc::new(CallRecorder::new(Arc::default(), Arc::default())));
+    builder.recorder(Arc::new(CallRecorder::new(Arc::default(), Arc::default(), Arc::default())));
     let policy = Policy { allow_unpinned: true, ..Policy::default() };
     let host = TestHost::new();
     let library = Artifact::read(&call::built()?.join("libalknet_fixture_tree.so"), &policy)?;
