@@ -123,6 +123,15 @@ async fn a_new_native_plugin_is_tested_run_and_changed() {
 
     dev.signal("INT").await;
     assert_eq!(dev.ended().await.status, Some(0));
+
+    // A node that was made for something else is not touched.
+    let other = NodeFolder::developed();
+    let before = other.read("node.toml");
+    let mut dev = project.program(&built().alknet);
+    dev.arg("--node").arg(other.directory().path()).args(["dev", "--plugin", &call()]);
+    let ended = Running::spawn(&mut dev).ended().await;
+    assert!(ended.refused(78).contains("is another node's"), "{ended:?}");
+    assert_eq!(other.read("node.toml"), before);
 }
 
 #[tokio::test]

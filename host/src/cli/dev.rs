@@ -114,7 +114,8 @@ impl Session<'_> {
                 _ = terminate.recv() => break,
             };
             if let Err(failure) = built {
-                self.output.failure(&failure);
+                self.stop().await;
+                return Err(failure);
             }
             let event = loop {
                 let ended = async {
@@ -154,8 +155,8 @@ impl Session<'_> {
             }
             Err(error) => return Err(refused(error)),
         };
+        self.refuse_other(&artifact)?;
         self.stop().await;
-        self.forget_other(&artifact)?;
         let program = std::env::current_exe().map_err(|error| internal("this program", &error))?;
         let mut node = Command::new(program);
         node.arg("--node").arg(self.directory.path()).args(["run", "--dev"]);
@@ -171,27 +172,22 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A node's file that names another build of the plugin is made anew; one that
-    /// somebody has completed by hand is kept with what they wrote.
-    fn forget_other(&self, artifact: &Path) -> Result<(), Failure> {
+    /// A node that somebody made for something else is left alone.
+    fn refuse_other(&self, artifact: &Path) -> Result<(), Failure> {
         let file = self.directory.node_config();
-        let known = match std::fs::read_to_string(&file) {
-            Ok(text) => text.contains(&artifact.display().to_string()),
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(internal(&file.display().to_string(), &error)),
         };
-        if known {
+        let artifact = artifact.canonicalize().unwrap_or_else(|_| artifact.to_owned());
+        if text.contains(&artifact.display().to_string()) {
             return Ok(());
         }
-        for file in [file, self.directory.known_nodes()] {
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(internal(&file.display().to_string(), &error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        let what =
+            format!("{} is another node's: it has no {}", file.display(), artifact.display());
+        Err(Failure::new(Exit::Config, what)
+            .remedy("name another folder with `--node`, or remove this one; nothing was changed"))
     }
 
     /// Ends the node as a service manager would.
