@@ -64,6 +64,7 @@ struct Busy {
     calls_per_second: f64,
     errors_per_second: f64,
     in_flight: u64,
+    /// Nothing of a subscription, which lasts as long as its consumer wants.
     p50: Option<f64>,
     p99: Option<f64>,
 }
@@ -76,7 +77,8 @@ struct Between {
     /// Those that answer: a subscription lasts as long as its consumer wants.
     answered: Calls,
     refused: u64,
-    by_operation: BTreeMap<String, Calls>,
+    /// Each with whether it answers.
+    by_operation: BTreeMap<String, (Calls, bool)>,
 }
 
 pub(super) fn attach(on: &mut Registrar, sources: &Sources) {
@@ -168,11 +170,12 @@ impl Between {
             };
             let calls = calls.since(counted);
             between.all.add(&calls);
-            if answers(name) {
+            let answers = answers(name);
+            if answers {
                 between.answered.add(&calls);
             }
             if calls.count > 0 || calls.in_flight > 0 {
-                between.by_operation.insert(name.clone(), calls);
+                between.by_operation.insert(name.clone(), (calls, answers));
             }
         }
         let refused = |sample: &Sample| sample.refused.values().sum::<u64>();
@@ -189,14 +192,15 @@ impl Between {
 
     fn busiest(&self) -> BTreeMap<String, Busy> {
         let mut busy: Vec<_> = self.by_operation.iter().collect();
-        busy.sort_by_key(|(_, calls)| std::cmp::Reverse((calls.count, calls.in_flight)));
-        let shown = busy.into_iter().take(BUSIEST).map(|(name, calls)| {
+        busy.sort_by_key(|(_, (calls, _))| std::cmp::Reverse((calls.count, calls.in_flight)));
+        let shown = busy.into_iter().take(BUSIEST).map(|(name, (calls, answers))| {
+            let within = |part| answers.then(|| calls.quantile(part)).flatten();
             let busy = Busy {
                 calls_per_second: self.rate(calls.count),
                 errors_per_second: self.rate(calls.failed()),
                 in_flight: calls.in_flight,
-                p50: calls.quantile(0.5),
-                p99: calls.quantile(0.99),
+                p50: within(0.5),
+                p99: within(0.99),
             };
             (name.clone(), busy)
         });
@@ -241,7 +245,8 @@ mod tests {
         assert_eq!(between.rate(between.refused), 3.0);
         let busy = between.busiest();
         assert_eq!(busy.keys().collect::<Vec<_>>(), ["a/b", "e/f"], "those that were called");
-        assert_eq!((busy["a/b"].calls_per_second, busy["a/b"].p50), (5.0, Some(0.05)));
+        assert_eq!((busy["a/b"].calls_per_second, busy["a/b"].p50), (5.0, None));
+        assert_eq!(busy["e/f"].p50, Some(0.05));
     }
 
     #[test]

@@ -10,14 +10,20 @@ const EVERY = 5_000;
 const failed = ({ calls: { errors } }) =>
   Object.entries(errors).reduce((sum, [code, number]) => sum + (code === "ABORTED" ? 0 : number), 0);
 
+/** Whether it answers: a subscription lasts as long as its consumer wants. */
+const answers = (one) => one.op_type !== "subscription";
+
+/** How long answers take, in seconds; -1 where that says nothing. */
+const answered = (one, part) => (answers(one) && one.calls[part]) || -1;
+
 /** The columns that the table is ordered by, with what they are ordered by. */
 const ORDERS = {
   name: (a, b) => a.name.localeCompare(b.name),
   plugin: (a, b) => a.plugin.localeCompare(b.plugin) || a.name.localeCompare(b.name),
   calls: (a, b) => b.calls.count - a.calls.count || a.name.localeCompare(b.name),
   errors: (a, b) => failed(b) - failed(a) || a.name.localeCompare(b.name),
-  p50: (a, b) => (b.calls.p50 ?? -1) - (a.calls.p50 ?? -1) || a.name.localeCompare(b.name),
-  p99: (a, b) => (b.calls.p99 ?? -1) - (a.calls.p99 ?? -1) || a.name.localeCompare(b.name),
+  p50: (a, b) => answered(b, "p50") - answered(a, "p50") || a.name.localeCompare(b.name),
+  p99: (a, b) => answered(b, "p99") - answered(a, "p99") || a.name.localeCompare(b.name),
 };
 
 export function operations(page, app, detail) {
@@ -131,6 +137,7 @@ function row(one, live, choose) {
   const spark = sparkline(`Calls of ${one.name} over the last minutes`);
   const [now, calls, errors, p50, p99] = Array.from({ length: 5 }, () => h("td", { class: "num" }));
   p50.classList.add("extra");
+  const shown = (seconds) => (answers(one) ? latency(seconds) : "–");
   const node = h(
     "tr",
     { "data-name": one.name },
@@ -154,8 +161,8 @@ function row(one, live, choose) {
       setText(calls, count(latest.calls.count));
       setText(errors, count(failed(latest)));
       errors.classList.toggle("some", failed(latest) > 0);
-      setText(p50, latency(latest.calls.p50));
-      setText(p99, latency(latest.calls.p99));
+      setText(p50, shown(latest.calls.p50));
+      setText(p99, shown(latest.calls.p99));
     },
     tick() {
       spark.update(live.rates(one.name));
@@ -177,7 +184,7 @@ function about(one) {
       ["Type", one.op_type],
       ["Asks for", needs(one.access)],
       ["Calls", `${count(calls.count)}, ${count(calls.in_flight)} in flight`],
-      ["Mean, p50, p90, p99", [calls.mean, calls.p50, calls.p90, calls.p99].map(latency).join(", ")],
+      [answers(one) ? "Mean, p50, p90, p99" : "Lasted: mean, p50, p90, p99", [calls.mean, calls.p50, calls.p90, calls.p99].map(latency).join(", ")],
       ["Errors", codes.length ? codes : "none"],
     ]),
     calls.count > 0 && histogram(calls.buckets, calls.count, within),

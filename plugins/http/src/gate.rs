@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alknet_plugin_api::Json;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequest, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::caller::{Caller, Kinds, Peer};
 use crate::config::Config;
+use crate::origin::Origins;
 use crate::problem::Problem;
 
 /// Milliseconds that a call may take; without it, the node's default.
@@ -29,6 +29,7 @@ const LINGER_BYTES: usize = 1 << 20;
 /// The gate before the gateway's endpoints.
 #[derive(Clone)]
 pub(crate) struct Gate {
+    origins: Origins,
     kinds: Arc<Kinds>,
     body_bytes: usize,
     body_timeout: Duration,
@@ -37,10 +38,18 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
+            origins: Origins::new(config),
             kinds: Arc::default(),
             body_bytes: config.body_bytes,
             body_timeout: Duration::from_millis(config.body_timeout_ms),
         }
+    }
+
+    /// The same, but reached by the machine's own names alone unless others are
+    /// named.
+    pub(crate) fn or_loopback(mut self) -> Self {
+        self.origins = self.origins.or_loopback();
+        self
     }
 
     /// The types of operations that requests have shown.
@@ -65,15 +74,17 @@ impl Gate {
         match tokio::time::timeout(self.body_timeout, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(Problem::malformed(format!("the body breaks off: {error}"))),
+            Ok(Err(error)) => Err(Problem::bad_request(format!("the body breaks off: {error}"))),
             Err(_) => Err(Problem::too_slow(self.body_timeout)),
         }
     }
 }
 
-/// Lets a request in with its [`Caller`] and its whole body.
+/// Lets a request in with its [`Caller`] and its whole body, if it comes from where it
+/// may.
 pub(crate) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    let caller = gate.caller(&request);
+    let allowed = gate.origins.check(request.uri(), request.headers());
+    let caller = allowed.and_then(|()| gate.caller(&request));
     let (mut parts, mut body) = request.into_parts();
     let entered = match caller {
         Ok(caller) => gate.body(&mut body).await.map(|whole| (caller, whole)),
@@ -118,13 +129,6 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// Keeps browsers from taking an answer for something that it is not.
-pub(crate) async fn plain(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
 /// The token of `Authorization: Bearer`.
 pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
@@ -160,7 +164,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
         }
         let body = request.into_body().collect().await;
         let body = body.map_err(|error| Problem::malformed(error.to_string()))?.to_bytes();
-        let json = Json::parse(body).and_then(|json| json.to());
+        let json = serde_json::from_slice(&body);
         json.map(Self).map_err(|error| Problem::malformed(format!("the body: {error}")))
     }
 }

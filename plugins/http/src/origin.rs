@@ -7,15 +7,17 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING,
-    WWW_AUTHENTICATE,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_service::Service;
 
 use crate::config::Config;
 use crate::gate::{self, TIMEOUT};
@@ -122,17 +124,26 @@ fn ambiguity(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<&'stati
     }
 }
 
-/// Lets a request pass that others cannot take for another one.
-pub(crate) async fn addressed(request: Request, next: Next) -> Response {
+/// Answers a request, unless others could take it for another one, and keeps browsers
+/// from taking the answer for something that it is not.
+pub(crate) async fn answer(mut router: Router, request: Request) -> Response {
     let version = request.version();
-    let Some(ambiguity) = ambiguity(version, request.uri(), request.headers()) else {
-        return next.run(request).await;
+    let mut response = match ambiguity(version, request.uri(), request.headers()) {
+        None => {
+            let Ok(response) = router.call(request).await;
+            response
+        }
+        Some(ambiguity) => {
+            let problem = Problem::bad_request(ambiguity);
+            let mut response = gate::refuse(problem, request.into_body()).await;
+            if version < Version::HTTP_2 {
+                // What follows may be a part of it.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
     };
-    let mut response = gate::refuse(Problem::ambiguous(ambiguity), request.into_body()).await;
-    if version < Version::HTTP_2 {
-        // What follows may be a part of it.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -58,8 +58,9 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code::INVALID_INPUT, detail)
     }
 
-    /// The request is not HTTP as it should be, and its sender may mean another one.
-    pub(crate) fn ambiguous(detail: impl Into<String>) -> Self {
+    /// The request is not HTTP as it should be: it breaks off, or its sender may mean
+    /// another one.
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code::INVALID_INPUT, detail)
     }
 

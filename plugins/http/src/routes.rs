@@ -59,22 +59,19 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
         .route("/alknet/call", any(websocket::upgrade))
         .layer(from_fn_with_state(origins.clone(), origin::check))
         .with_state(gate.kinds());
-    let enter = from_fn_with_state(gate.clone(), gate::enter);
-    gateway = gateway.layer(enter).layer(from_fn_with_state(origins.clone(), origin::check));
-    let named = origins.clone();
+    gateway = gateway.layer(from_fn_with_state(gate.clone(), gate::enter));
     if config.mcp {
         let sessions = Sessions::default();
         let tools = Router::new()
             .route_service("/mcp", mcp::service(config, sessions.clone()))
             .layer(from_fn_with_state(sessions, mcp_session::follow))
             .layer(from_fn(gate::authenticate))
-            .layer(from_fn_with_state(gate, gate::enter))
-            .layer(from_fn_with_state(origins.or_loopback(), origin::check));
+            .layer(from_fn_with_state(gate.or_loopback(), gate::enter));
         gateway = gateway.merge(tools);
     }
     let mut plain = Router::new().route("/healthz", get(healthy)).route("/readyz", get(ready));
     if config.console {
-        let page = console::router()?.layer(from_fn_with_state(named, origin::check));
+        let page = console::router()?.layer(from_fn_with_state(origins, origin::check));
         plain = plain.merge(page);
     }
     let router = gateway
@@ -82,9 +79,7 @@ pub(crate) fn router(host: &Host, config: &Config) -> Result<Router, BuildError>
         .merge(sockets)
         .merge(files::router(config)?)
         .method_not_allowed_fallback(|| async { Problem::method(None) })
-        .with_state(node)
-        .layer(from_fn(gate::plain))
-        .layer(from_fn(origin::addressed));
+        .with_state(node);
     Ok(match origin::cors(config) {
         Some(cors) => router.layer(cors),
         None => router,

@@ -1,5 +1,6 @@
 //! HTTP over a connection's stream.
 
+use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -11,17 +12,18 @@ use axum::http::{HeaderValue, Request};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::{BoxError, Router};
+use futures_util::FutureExt;
 use futures_util::future;
 use hyper::body::Incoming;
 use hyper::rt::{Executor, Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tower_service::Service;
 
 use crate::caller::Peer;
 use crate::config::Config;
 use crate::idle;
+use crate::origin;
 use crate::websocket::{Calls, Sockets};
 
 /// Serves the connections of both ALPNs.
@@ -65,10 +67,11 @@ impl ProtocolHandler for HttpHandler {
         let io = TokioIo::new(tokio::io::join(recv, send));
         let (peer, router) = (Peer::new(gateway), self.router.clone());
         let (sockets, serving) = Sockets::new();
-        let respond = move |mut request: Request<Incoming>| {
+        let respond = move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(sockets.clone());
-            router.clone().call(request)
+            origin::answer(router.clone(), request).map(Ok::<_, Infallible>)
         };
         let served = async {
             match connection.alpn() {

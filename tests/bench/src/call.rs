@@ -21,6 +21,8 @@ use crate::load::Load;
 pub(crate) struct Daemon {
     child: Child,
     directory: tempfile::TempDir,
+    /// Where it listens for QUIC.
+    pub(crate) quic: SocketAddr,
     /// From its start to the answer of the call that it makes to itself.
     pub(crate) first_answer: Duration,
 }
@@ -39,27 +41,35 @@ impl Daemon {
 
     /// Starts a node that serves `call` and this build of `echo`.
     pub(crate) fn start_with(shards: u32, echo: &Path) -> Result<Self> {
-        Self::start_plugins(shards, &[echo], "")
+        Self::start_plugins(shards, &[echo], |text| text)
     }
 
-    /// Starts a node that serves its operations over HTTP as well.
-    pub(crate) fn start_http(tcp: SocketAddr, echo: &Path) -> Result<Self> {
+    /// Starts a node that serves its operations over HTTP as well, by a plugin with
+    /// this configuration.
+    pub(crate) fn start_http(tcp: SocketAddr, echo: &Path, config: &str) -> Result<Self> {
         let more = format!(
             "[endpoint.tcp]\nlisten = [\"{tcp}\"]\n\n\
              [identity.self_signed]\nnames = [\"localhost\"]\n"
         );
         let http = built()?.join("libalknet_plugin_http.so");
-        Self::start_plugins(0, &[echo, &http], &more)
+        Self::start_plugins(0, &[echo, &http], |text| {
+            text.replace("name = \"http\"\n", &format!("name = \"http\"\nconfig = {config}\n"))
+                + &more
+        })
     }
 
-    fn start_plugins(shards: u32, plugins: &[&Path], more: &str) -> Result<Self> {
+    fn start_plugins(
+        shards: u32,
+        plugins: &[&Path],
+        edit: impl Fn(String) -> String,
+    ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let built = built()?;
-        let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let quic = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
         let daemon = || {
             let mut command = Command::new(built.join("alknet"));
             command.arg("--node").arg(directory.path()).args(["run", "--dev"]);
-            command.args(["--listen", &format!("127.0.0.1:{port}")]);
+            command.args(["--listen", &quic.to_string()]);
             command.arg("--plugin").arg(built.join("libalknet_plugin_call.so"));
             for plugin in plugins {
                 command.arg("--plugin").arg(plugin);
@@ -75,13 +85,13 @@ impl Daemon {
         let text = fs::read_to_string(&node)?;
         let text =
             text.replace("[endpoint.quic]\n", &format!("[endpoint.quic]\nshards = {shards}\n"));
-        fs::write(&node, format!("{text}\n[observe]\nlog = \"warn\"\n\n{more}"))?;
+        fs::write(&node, edit(text + "\n[observe]\nlog = \"warn\"\n\n"))?;
         let access = directory.path().join("access.toml");
         let limits = "\n[limits]\nnew_per_second = 100000\nnew_burst = 100000\n\
                       connections_per_prefix = 10000\n";
         fs::write(&access, fs::read_to_string(&access)? + limits)?;
         let (child, first_answer) = Self::spawn(daemon())?;
-        Ok(Self { child, directory, first_answer })
+        Ok(Self { child, directory, quic, first_answer })
     }
 
     fn spawn(mut command: Command) -> Result<(Child, Duration)> {

@@ -24,6 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::call::{Daemon, built};
@@ -79,10 +80,31 @@ pub(crate) async fn serve() -> Result<()> {
 
 type Connection = Mutex<client::SendRequest<Full<Bytes>>>;
 
-async fn connect(address: SocketAddr, tls: &TlsConnector) -> Result<Connection> {
+/// A client's side of TLS that trusts this certificate and speaks this protocol.
+pub(crate) fn tls(certificate: &str, alpn: &str) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate.as_bytes())?)?;
+    let mut tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    Ok(tls)
+}
+
+/// A connection by TLS over TCP.
+pub(crate) async fn stream(address: SocketAddr, tls: ClientConfig) -> Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let stream = tls.connect(ServerName::try_from(NAME)?, stream).await?;
+    let connector = TlsConnector::from(Arc::new(tls));
+    Ok(connector.connect(ServerName::try_from(NAME)?, stream).await?)
+}
+
+/// What asks for a call.
+pub(crate) fn body(load: &Load) -> Result<Bytes> {
+    let call = Call { operation: "echo/say".to_owned(), input: Text { text: load.text() } };
+    Ok(serde_json::to_vec(&call)?.into())
+}
+
+async fn connect(address: SocketAddr, tls: &ClientConfig) -> Result<Connection> {
+    let stream = stream(address, tls.clone()).await?;
     let (requests, connection) = client::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(Mutex::new(requests))
@@ -90,17 +112,12 @@ async fn connect(address: SocketAddr, tls: &TlsConnector) -> Result<Connection> 
 
 /// Sends calls over connections that are kept, one at a time on each.
 pub(crate) async fn load(address: SocketAddr, load: &Load) -> Result<f64> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(load.certificate()?.as_bytes())?)?;
-    let mut tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tls = TlsConnector::from(Arc::new(tls));
+    let tls = tls(&load.certificate()?, "http/1.1")?;
     let mut connections = Vec::new();
     for _ in 0..load.in_flight {
         connections.push(connect(address, &tls).await?);
     }
-    let call = Call { operation: "echo/say".to_owned(), input: Text { text: load.text() } };
-    let body = Bytes::from(serde_json::to_vec(&call)?);
+    let body = body(load)?;
     load.run(|number| {
         let (connection, body) = (&connections[number], body.clone());
         async move {
@@ -141,7 +158,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
         samples[0].push(rate(address, certificate)?);
         drop(axum);
         let tcp = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let daemon = Daemon::start_http(tcp, &built()?.join("libalknet_plugin_echo.so"))?;
+        let daemon = Daemon::start_http(tcp, &built()?.join("libalknet_plugin_echo.so"), "{}")?;
         let certificate = daemon.path().join("self-signed/certificate.pem");
         samples[1].push(rate(&tcp.to_string(), &certificate)?);
         eprintln!("gateway: round {} of {rounds}", round + 1);

@@ -14,6 +14,7 @@ mod grpc;
 mod load;
 mod raw;
 mod table;
+mod versions;
 
 use std::net::SocketAddr;
 
@@ -21,6 +22,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::load::{Load, Shape};
+use crate::versions::Version;
 
 #[derive(Parser)]
 #[command(about = "Compares alknet with gRPC and raw QUIC, and prints the ratios")]
@@ -46,6 +48,15 @@ enum Role {
     Dispatch,
     /// Measures the gateway over HTTP.
     Gateway,
+    /// Compares HTTP/3 with HTTP/2.
+    Versions,
+    /// Downloads the file of that comparison and prints MiB/s.
+    Download {
+        version: Version,
+        address: SocketAddr,
+        #[arg(long)]
+        certificate: std::path::PathBuf,
+    },
     /// Sends bytes through the node's echo handler and prints MiB/s.
     Bulk { node: std::path::PathBuf },
     /// Holds idle connections open until standard input ends.
@@ -69,6 +80,10 @@ enum Contender {
     Call,
     /// HTTP/1.1, served by a bare axum handler or by the daemon.
     Gateway,
+    /// HTTP/2, served by the daemon.
+    H2,
+    /// HTTP/3, served by the daemon.
+    H3,
 }
 
 fn main() -> Result<()> {
@@ -79,13 +94,21 @@ fn main() -> Result<()> {
             match contender {
                 Contender::Grpc => grpc::serve().await,
                 Contender::Raw => raw::serve().await,
-                Contender::Call => anyhow::bail!("the daemon serves it: `alknet run`"),
+                Contender::Call | Contender::H2 | Contender::H3 => {
+                    anyhow::bail!("the daemon serves it: `alknet run`")
+                }
                 Contender::Gateway => gateway::serve().await,
             }
         }),
         Some(Role::Boundary) => boundary::run(options.rounds),
         Some(Role::Dispatch) => dispatch::run(options.rounds),
         Some(Role::Gateway) => gateway::run(options.rounds),
+        Some(Role::Versions) => versions::run(options.rounds),
+        Some(Role::Download { version, address, certificate }) => {
+            let download = versions::download(version, address, &certificate);
+            println!("{:.0}", Shape::Multi.runtime()?.block_on(download)?);
+            Ok(())
+        }
         Some(Role::Bulk { node }) => {
             let rate = Shape::Current.runtime()?.block_on(call::bulk(&node))?;
             println!("{rate:.0}");
@@ -102,6 +125,8 @@ fn main() -> Result<()> {
                     Contender::Raw => raw::load(address()?, &load).await,
                     Contender::Call => call::load(&load).await,
                     Contender::Gateway => gateway::load(address()?, &load).await,
+                    Contender::H2 => versions::load(Version::H2, address()?, &load).await,
+                    Contender::H3 => versions::load(Version::H3, address()?, &load).await,
                 }
             })?;
             println!("{rate:.0}");

@@ -161,6 +161,7 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     crate::boundary::run(rounds)?;
     crate::dispatch::run(rounds)?;
     crate::gateway::run(rounds)?;
+    crate::versions::run(rounds)?;
     bulk(rounds)?;
     footprint()
 }

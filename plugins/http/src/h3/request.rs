@@ -17,7 +17,6 @@ use h3::ext::Protocol;
 use h3::server::{RequestResolver, RequestStream};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
-use tower_service::Service;
 
 use super::body::RequestBody;
 use super::quic::{Outgoing, Quic, Send};
@@ -26,7 +25,7 @@ use super::webtransport;
 use crate::caller::Peer;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::origin::Origins;
+use crate::origin::{self, Origins};
 
 /// What all requests of one connection have in common.
 pub(super) struct Site {
@@ -139,8 +138,7 @@ async fn exchange(
     }
     let _place = site.places.acquire().await.map_err(|_| Broken::Gone)?;
     request.extensions_mut().insert(site.peer.clone());
-    let response = site.router.clone().call(request).await;
-    let Ok(response) = response;
+    let response = origin::answer(site.router.clone(), request).await;
     Answer(sender).send(response).await
 }
 
