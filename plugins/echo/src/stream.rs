@@ -1,10 +1,11 @@
 //! The handler: every byte comes back on the stream that brought it.
 
+use std::future::pending;
 use std::pin::pin;
 
 use alknet_plugin_api::prelude::*;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 
 pub(crate) const ALPN: &str = "alknet/echo";
 
@@ -32,7 +33,9 @@ impl ProtocolHandler for EchoHandler {
         connection: Connection,
         _auth: &AuthContext,
     ) -> Result<(), HandlerError> {
-        let mut streams = FuturesUnordered::new();
+        // The set wakes itself whenever it has polled all that it holds, so it holds one
+        // that it has no reason to poll.
+        let mut streams = FuturesUnordered::from_iter([pending().left_future()]);
         let mut datagrams = pin!(echo_datagrams(&connection));
         let mut draining = pin!(connection.shutdown());
         let (mut accepting, mut datagrams_open) = (true, true);
@@ -42,7 +45,7 @@ impl ProtocolHandler for EchoHandler {
                 accepted = connection.accept_bi(), if accepting => match accepted {
                     Ok((send, recv)) => {
                         self.host.counter("streams_total", &[], 1);
-                        streams.push(echo_stream(send, recv));
+                        streams.push(echo_stream(send, recv).right_future());
                     }
                     // No more streams; those under way still finish. A source of
                     // a single stream ends up here at once.
@@ -54,7 +57,7 @@ impl ProtocolHandler for EchoHandler {
                         };
                     }
                 },
-                Some(()) = streams.next() => {}
+                Some(()) = streams.next(), if streams.len() > 1 => {}
                 () = &mut datagrams, if accepting && datagrams_open => datagrams_open = false,
                 () = &mut draining, if accepting => accepting = false,
                 else => return outcome,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use alknet_plugin_api::{Closed, Connection, RecvStream, SendStream, StreamError};
+use alknet_plugin_api::{Connection, RecvStream, SendStream, StreamError};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -20,13 +20,40 @@ const LINGER: Duration = Duration::from_millis(400);
 /// Turns that streams have after the connection's end to read what had arrived.
 const LAST_TURNS: usize = 1024;
 
-type Stray = BoxFuture<'static, Result<RecvStream, StreamError>>;
+/// What the driver waits for. Each part is polled when it is woken and only then: a
+/// stream's turn costs no look at the connection, nor at the other streams.
+enum Part {
+    Stream(StreamTask),
+    /// The next stream of the other side; nothing once no more are taken.
+    Accept(Option<BoxFuture<'static, Happened>>),
+    Event(BoxFuture<'static, Happened>),
+}
 
-type Accept = BoxFuture<'static, Result<(SendStream, RecvStream), StreamError>>;
+enum Happened {
+    StreamEnded,
+    Accepted(Result<(SendStream, RecvStream), StreamError>),
+    /// A unidirectional stream of the other side came, or none ever will.
+    Stray(Result<RecvStream, StreamError>),
+    /// The node drains.
+    Shutdown,
+    Closed,
+}
+
+impl Future for Part {
+    type Output = Happened;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Happened> {
+        match &mut *self {
+            Self::Stream(task) => Pin::new(task).poll(cx).map(|()| Happened::StreamEnded),
+            Self::Event(event) | Self::Accept(Some(event)) => event.as_mut().poll(cx),
+            Self::Accept(None) => Poll::Pending,
+        }
+    }
+}
 
 enum Phase {
     /// Until the node begins to drain.
-    Serving(BoxFuture<'static, ()>),
+    Serving,
     /// Running calls may end until then; no new ones are taken.
     Draining(BoxFuture<'static, ()>),
     /// The streams are finished; the peer may have the last answers until then.
@@ -39,121 +66,137 @@ enum Phase {
 pub struct Driver {
     connection: Connection,
     shared: Arc<Shared>,
-    streams: FuturesUnordered<StreamTask>,
-    accept: Option<Accept>,
+    /// Never one alone, as [`Set`](crate::set::Set) is for.
+    parts: FuturesUnordered<Part>,
     /// No stream of the other side has come yet.
     first: bool,
-    /// A unidirectional stream of the other side, should there be one. It is
-    /// looked at when it wakes, not at each turn.
-    stray: FuturesUnordered<Stray>,
-    closed: BoxFuture<'static, Closed>,
     phase: Phase,
 }
 
 impl Driver {
     pub(crate) fn new(connection: Connection, shared: Arc<Shared>) -> Self {
-        let (closing, draining) = (connection.clone(), connection.clone());
-        let strays = connection.clone();
-        let stray: Stray = Box::pin(async move { strays.accept_uni().await });
-        Self {
-            stray: FuturesUnordered::from_iter([stray]),
-            accept: Some(accept(connection.clone())),
-            first: true,
-            connection,
-            shared,
-            streams: FuturesUnordered::new(),
-            closed: Box::pin(async move { closing.closed().await }),
-            phase: Phase::Serving(Box::pin(async move { draining.shutdown().await })),
-        }
+        let (strays, closing, draining) =
+            (connection.clone(), connection.clone(), connection.clone());
+        let closed = async move {
+            closing.closed().await;
+            Happened::Closed
+        };
+        let shutdown = async move {
+            draining.shutdown().await;
+            Happened::Shutdown
+        };
+        let parts = [
+            Part::Event(Box::pin(closed)),
+            Part::Event(Box::pin(async move { Happened::Stray(strays.accept_uni().await) })),
+            accept(connection.clone()),
+            Part::Event(Box::pin(shutdown)),
+        ];
+        let parts = FuturesUnordered::from_iter(parts);
+        Self { connection, shared, parts, first: true, phase: Phase::Serving }
     }
 
-    fn accept_streams(&mut self, cx: &mut Context<'_>) {
-        while let Some(accepting) = &mut self.accept {
-            match accepting.as_mut().poll(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(halves)) => {
+    fn streams(&self) -> impl Iterator<Item = &StreamTask> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Stream(task) => Some(task),
+            _ => None,
+        })
+    }
+
+    /// Takes over the streams that have been opened.
+    fn take_over(&mut self, cx: &Context<'_>) {
+        self.parts.extend(self.shared.opened(cx.waker()).into_iter().map(Part::Stream));
+    }
+
+    /// Lets every part that was woken have its turn; whether the connection has ended.
+    fn run(&mut self, cx: &mut Context<'_>) -> bool {
+        self.take_over(cx);
+        while let Poll::Ready(Some(happened)) = self.parts.poll_next_unpin(cx) {
+            match happened {
+                Happened::Closed => return true,
+                Happened::Accepted(Ok(halves)) => {
                     let stream = self.shared.add(halves);
                     if std::mem::take(&mut self.first) {
                         self.shared.set_first(stream);
                     }
-                    self.accept = Some(accept(self.connection.clone()));
+                    self.parts.push(accept(self.connection.clone()));
+                    self.take_over(cx);
                 }
-                Poll::Ready(Err(_)) => self.accept = None,
+                // Nobody would ever read it, and what nobody reads fills the
+                // connection's window. A transport that has none answers with an error.
+                Happened::Stray(Ok(_)) => self
+                    .connection
+                    .close(PROTOCOL_ERROR, "the call protocol has no unidirectional streams"),
+                Happened::Shutdown => self.drain(),
+                Happened::StreamEnded | Happened::Accepted(Err(_)) | Happened::Stray(Err(_)) => {}
             }
         }
+        false
     }
 
-    /// Nobody would ever read it, and what nobody reads fills the connection's
-    /// window. A transport that has none answers with an error.
-    fn refuse_stray(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Some(Ok(_))) = self.stray.poll_next_unpin(cx) {
-            self.connection
-                .close(PROTOCOL_ERROR, "the call protocol has no unidirectional streams");
+    fn drain(&mut self) {
+        for part in self.parts.iter_mut() {
+            if let Part::Accept(accept) = part {
+                *accept = None;
+            }
         }
-    }
-
-    fn run_streams(&mut self, cx: &mut Context<'_>) {
-        self.streams.extend(self.shared.opened(cx.waker()));
-        while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {}
+        self.shared.begin_drain();
+        self.phase = Phase::Draining(self.shared.timer.sleep(self.shared.limits.drain));
     }
 
     /// Goes through the phases; ready when there is nothing left to do.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Phase::Serving(shutdown) = &mut self.phase {
-            if shutdown.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.accept = None;
-            self.shared.begin_drain();
-            let drain = self.shared.limits.drain;
-            self.phase = Phase::Draining(self.shared.timer.sleep(drain));
-        }
         if let Phase::Draining(deadline) = &mut self.phase {
-            let idle =
-                self.shared.serves_nothing_now() && self.streams.iter().all(StreamTask::is_idle);
-            if !idle && deadline.as_mut().poll(cx).is_pending() {
+            let late = deadline.as_mut().poll(cx).is_ready();
+            let idle = self.shared.serves_nothing_now() && self.streams().all(StreamTask::is_idle);
+            if !idle && !late {
                 return Poll::Pending;
             }
-            self.streams.iter_mut().for_each(StreamTask::conclude);
+            for part in self.parts.iter_mut() {
+                if let Part::Stream(task) = part {
+                    task.conclude();
+                }
+            }
             self.phase = Phase::Leaving(self.shared.timer.sleep(LINGER));
-            self.run_streams(cx);
+            if self.run(cx) {
+                return self.end(cx);
+            }
         }
-        if let Phase::Leaving(deadline) = &mut self.phase
-            && !self.streams.iter().all(StreamTask::is_delivered)
-            && deadline.as_mut().poll(cx).is_pending()
-        {
-            return Poll::Pending;
+        let delivered = self.streams().all(StreamTask::is_delivered);
+        match &mut self.phase {
+            Phase::Leaving(_) if delivered => Poll::Ready(()),
+            Phase::Leaving(deadline) => deadline.as_mut().poll(cx),
+            Phase::Serving | Phase::Draining(_) => Poll::Pending,
         }
+    }
+
+    /// The connection has ended, and the last answers may have arrived together with
+    /// the end.
+    fn end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.connection_lost();
+        for _ in 0..LAST_TURNS {
+            self.run(cx);
+            if !self.streams().any(StreamTask::has_more_to_read) {
+                break;
+            }
+        }
+        self.shared.close();
+        self.parts.clear();
         Poll::Ready(())
     }
 }
 
-fn accept(connection: Connection) -> Accept {
-    Box::pin(async move { connection.accept_bi().await })
+fn accept(connection: Connection) -> Part {
+    Part::Accept(Some(Box::pin(async move { Happened::Accepted(connection.accept_bi().await) })))
 }
 
 impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if this.closed.as_mut().poll(cx).is_ready() {
-            // The last answers may have arrived together with the end.
-            this.shared.connection_lost();
-            for _ in 0..LAST_TURNS {
-                this.run_streams(cx);
-                if !this.streams.iter().any(StreamTask::has_more_to_read) {
-                    break;
-                }
-            }
-            this.shared.close();
-            this.streams.clear();
-            return Poll::Ready(());
+        match self.run(cx) {
+            true => self.end(cx),
+            false => self.advance(cx),
         }
-        this.refuse_stray(cx);
-        this.accept_streams(cx);
-        this.run_streams(cx);
-        this.advance(cx)
     }
 }
 

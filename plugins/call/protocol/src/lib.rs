@@ -33,6 +33,7 @@ mod local;
 mod outbound;
 mod outbox;
 mod pending;
+mod set;
 mod slot;
 mod stream;
 mod sync;

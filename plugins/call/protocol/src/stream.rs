@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use alknet_plugin_api::{CallError, GatewayRequest, RecvStream, StreamError, code};
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::envelope::{self, Event};
@@ -19,6 +17,7 @@ use crate::frame::{FrameDecoder, write_frame};
 use crate::inbound::{Inbound, Running, Work, emit};
 use crate::outbox::{Kind, Outbox, Place};
 use crate::reset;
+use crate::set::Set;
 use crate::slot::{Answer, Slot};
 use crate::table::Shared;
 
@@ -56,7 +55,7 @@ pub(crate) struct StreamTask {
     decoder: FrameDecoder,
     /// The decoder's share of the connection's unfinished frames.
     held: usize,
-    running: FuturesUnordered<Running>,
+    running: Set<Running>,
     /// Taken out of the outbox, not yet written.
     out: BytesMut,
     /// A subscription whose consumer is to take an item before more is read.
@@ -79,7 +78,7 @@ impl StreamTask {
             recv,
             decoder,
             held: 0,
-            running: FuturesUnordered::new(),
+            running: Set::default(),
             out: BytesMut::new(),
             paused: None,
             stalled: None,
@@ -110,7 +109,7 @@ impl StreamTask {
     /// Ends the sending side after what is still to be written, and says
     /// `call.aborted` for what still runs.
     pub(crate) fn conclude(&mut self) {
-        for running in std::mem::take(&mut self.running) {
+        for running in self.running.take() {
             self.outbox.append(Kind::Answer, |out| {
                 abort_frame(out, &running.inbound.id, "shutting down");
             });
@@ -343,7 +342,7 @@ impl StreamTask {
     /// Lets calls append their results; whether there may be more.
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
         for _ in 0..FRAMES_PER_TURN {
-            if !matches!(self.running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
+            if self.running.poll_next(cx).is_pending() {
                 return false;
             }
         }

@@ -199,7 +199,10 @@ impl Shared {
     /// What was added since; more wakes the driver.
     pub(crate) fn opened(&self, driver: &Waker) -> Vec<StreamTask> {
         let mut opened = self.opened.lock();
-        opened.driver = Some(driver.clone());
+        match &mut opened.driver {
+            Some(known) => known.clone_from(driver),
+            unknown => *unknown = Some(driver.clone()),
+        }
         std::mem::take(&mut opened.streams)
     }
 
