@@ -98,13 +98,18 @@ impl TaskControl for Control {
 pub(super) async fn run<M: Future>(main: M, ended: impl Future<Output = ()>) -> Option<M::Output> {
     let mut main = std::pin::pin!(main);
     let mut ended = std::pin::pin!(ended);
-    let mut tasks = FuturesUnordered::new();
+    let mut tasks: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = main.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
         }
         loop {
-            tasks.extend(SPAWNED.with_borrow_mut(std::mem::take));
+            let spawned = SPAWNED.with_borrow_mut(std::mem::take);
+            if tasks.is_empty() && !spawned.is_empty() {
+                // The set wakes itself whenever it has polled all that it holds.
+                tasks.push(Box::pin(std::future::pending()));
+            }
+            tasks.extend(spawned);
             while let Poll::Ready(Some(())) = tasks.poll_next_unpin(cx) {}
             if SPAWNED.with_borrow(Vec::is_empty) {
                 break;

@@ -4,6 +4,7 @@
 //! is the call protocol's, over a socket in the place of a connection. The sockets
 //! of a connection are served by its handler, so that they end with it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -85,7 +86,10 @@ pub(crate) struct Serving(UnboundedReceiver<Granted>);
 impl Serving {
     /// Serves them until there are none and no request can become one.
     pub(crate) async fn run(mut self, calls: &Calls, connection: &Connection) {
-        let mut sockets: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        // The set wakes itself whenever it has polled all that it holds, so it holds one
+        // that it has no reason to poll.
+        let none: BoxFuture<'_, ()> = Box::pin(pending());
+        let mut sockets = FuturesUnordered::from_iter([none]);
         loop {
             tokio::select! {
                 granted = self.0.recv() => match granted {
@@ -95,7 +99,9 @@ impl Serving {
                 Some(()) = sockets.next() => {}
             }
         }
-        while sockets.next().await.is_some() {}
+        while sockets.len() > 1 {
+            sockets.next().await;
+        }
     }
 }
 
