@@ -58,7 +58,7 @@ type Accepted = (Option<Box<dyn SendBackend>>, Box<dyn RecvBackend>);
 /// What the supervisor wants to know of.
 pub(super) enum Event {
     Loaded { manifest: Bytes, confined: Option<String> },
-    Refused { panicked: bool, text: String },
+    Refused(String),
     Built,
 }
 
@@ -248,9 +248,7 @@ impl Session {
         }
         match message {
             ToHost::Loaded { confined } => self.tell(Event::Loaded { manifest: body, confined }),
-            ToHost::Refused { panicked } => {
-                self.tell(Event::Refused { panicked, text: text(&body) });
-            }
+            ToHost::Refused => self.tell(Event::Refused(text(&body))),
             ToHost::Built => self.tell(Event::Built),
             ToHost::Handled { conn, end } => {
                 let served = self.tables.lock().conns.get_mut(&conn).and_then(|s| s.done.take());
@@ -515,4 +513,72 @@ fn task_panicked(panic: &[u8]) -> Vec<u8> {
 
 fn borrowed(pairs: &[(String, String)]) -> Vec<(&str, &str)> {
     pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::plugins::process::wire::WINDOW;
+
+    /// What comes of a child that says this.
+    async fn said(bytes: &[u8]) -> Result<(), Violation> {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let stream = AsyncStream::from_std(near.try_clone().unwrap()).unwrap();
+        let session = Arc::new(Session::new("test".into(), near, mpsc::unbounded_channel().0));
+        session.node.set(Handle::current()).unwrap();
+        let half = Arc::new(Outgoing::new(Arc::default()));
+        session.tables.lock().outgoing.insert(7, half);
+        let (consumer, _items) = mpsc::channel(1);
+        session.tables.lock().subscriptions.insert(8, consumer);
+        far.write_all(bytes).unwrap();
+        drop(far);
+        session.read(stream).await
+    }
+
+    fn frame(message: &ToHost, body: &[u8]) -> Vec<u8> {
+        let head = postcard::to_allocvec(message).unwrap();
+        let rest = (2 + head.len() + body.len()) as u32;
+        [&rest.to_le_bytes()[..], &(head.len() as u16).to_le_bytes(), &head, body].concat()
+    }
+
+    #[tokio::test]
+    async fn a_child_that_talks_nonsense_is_found_out() {
+        let item = || frame(&ToHost::Item { call: 8, item: Some(true) }, b"1");
+        let more = || frame(&ToHost::Data { stream: 7 }, &vec![0; 1 + WINDOW as usize / 2]);
+        let beyond = |message: &ToHost| {
+            let mut frame = frame(message, b"");
+            let longer = frame.len() as u32 - 4 + 1;
+            frame[..4].copy_from_slice(&longer.to_le_bytes());
+            frame[4] += 1;
+            frame.push(0);
+            frame
+        };
+        for (nonsense, about) in [
+            (vec![0xff; 64], "a frame"),
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "a frame"),
+            (
+                frame(&ToHost::Built, b"")[..6].iter().copied().chain([0xee]).collect(),
+                "that is none",
+            ),
+            (beyond(&ToHost::Built), "longer than itself"),
+            ([item(), item()].concat(), "nobody asked for"),
+            ([more(), more()].concat(), "more of a stream"),
+        ] {
+            let violation = said(&nonsense).await.unwrap_err().to_string();
+            assert!(violation.contains(about), "{violation}");
+        }
+        // What is merely late is none.
+        for late in [
+            ToHost::Data { stream: 1 },
+            ToHost::Answered { call: 1, ok: true, released: true },
+            ToHost::ReleaseConn { conn: 1 },
+            ToHost::Unask { request: 1 },
+            ToHost::DropItems { items: 1 },
+        ] {
+            said(&frame(&late, b"x")).await.unwrap();
+        }
+    }
 }

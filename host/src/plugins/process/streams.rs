@@ -50,7 +50,7 @@ enum End {
 }
 
 impl Outgoing {
-    fn new(finishing: Arc<Finishing>) -> Self {
+    pub(super) fn new(finishing: Arc<Finishing>) -> Self {
         Self { finishing, state: Mutex::default() }
     }
 

@@ -451,7 +451,7 @@ fn buried(status: io::Result<ExitStatus>) -> Death {
 
 fn unready(origin: &Origin, event: Result<Event, Death>) -> LoadError {
     match event {
-        Ok(Event::Refused { text, .. }) => LoadError::InProcess { text },
+        Ok(Event::Refused(text)) => LoadError::InProcess { text },
         Ok(_) => process_error(&origin.path, "says things out of turn".into()),
         Err(death) => process_error(&origin.path, death.text),
     }

@@ -106,7 +106,7 @@ pub(super) enum ToHost {
     /// The plugin's manifest is the body; what confines the process.
     Loaded { confined: Option<String> },
     /// The file is no plugin, or it refuses its configuration; the body says why.
-    Refused { panicked: bool },
+    Refused,
     /// The plugin is ready.
     Built,
     /// A handler has returned.

@@ -125,8 +125,7 @@ fn load(
     wanted: &mpsc::Receiver<Json>,
 ) {
     let refused = |error: crate::plugins::LoadError| {
-        let panicked = matches!(error, crate::plugins::LoadError::Panicked { .. });
-        parent.say(&ToHost::Refused { panicked }, error.to_string().as_bytes());
+        parent.say(&ToHost::Refused, error.to_string().as_bytes());
     };
     let opened = match native::open_sealed(&PathBuf::from(&setup.path), artifact) {
         Ok(opened) => opened,
