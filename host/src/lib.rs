@@ -17,6 +17,7 @@ pub mod capabilities;
 #[cfg(feature = "quinn")]
 pub mod cli;
 pub mod config;
+mod confined;
 pub mod endpoint;
 #[doc(hidden)]
 pub mod fuzz;

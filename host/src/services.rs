@@ -171,7 +171,7 @@ impl HostBackend for PluginHost {
 }
 
 /// A task on one of the node's runtimes.
-struct Task(JoinHandle<()>);
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
 
 impl TaskControl for Task {
     fn abort(&self) {

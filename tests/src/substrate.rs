@@ -7,6 +7,7 @@ use std::path::Path;
 
 use alknet::plugins::artifact::Policy;
 use alknet::plugins::component::{self, ComponentLimits, Engine, EngineOptions};
+use alknet::plugins::process::{self, Launch};
 use alknet::plugins::{Artifact, Kind, LoadError, Opened, mark_crashes, native};
 use alknet_plugin_api::abi::Panicked;
 use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
@@ -15,7 +16,7 @@ use alknet_plugin_conformance::{ALPN, Conformance};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::artifact;
+use crate::{artifact, daemon};
 
 /// The token that a substrate's host resolves, and to whom.
 pub const TOKEN: &str = "alk_conformance";
@@ -53,7 +54,8 @@ pub trait Substrate: Send + Sync {
     fn counter(&self, name: &str) -> BoxFuture<'_, u64>;
 
     /// Whether the host can stop a plugin that neither awaits nor stays within its
-    /// memory. One that shares its process with the plugin cannot.
+    /// memory, at the cost of one connection. One that shares its process with the
+    /// plugin cannot, and one that gives it a process has to end that.
     fn confines(&self) -> bool;
 }
 
@@ -124,6 +126,19 @@ impl InMemory {
     pub fn native() -> Self {
         let artifact = read(&artifact::native("alknet-plugin-conformance"), Kind::Native);
         let (host, built) = build(native::open(&artifact));
+        Self::of(TestPlugin::of(host, built), false)
+    }
+
+    /// The plugin as the same shared library in a process of its own.
+    pub fn process() -> Self {
+        let built = daemon::built();
+        let artifact = read(&built.conformance, Kind::Native);
+        let launch =
+            Launch { program: built.alknet.clone(), ..Launch::new("alknet-plugin-conformance") };
+        let (host, mut built) = build(process::open(&artifact, launch));
+        for handler in &mut built.handlers {
+            *handler = mark_crashes(handler.clone(), Panicked);
+        }
         Self::of(TestPlugin::of(host, built), false)
     }
 

@@ -12,6 +12,9 @@ conformance!(linked, LINKED);
 static NATIVE: LazyLock<InMemory> = LazyLock::new(InMemory::native);
 conformance!(native, NATIVE);
 
+static PROCESS: LazyLock<InMemory> = LazyLock::new(InMemory::process);
+conformance!(process, PROCESS);
+
 static COMPONENT: LazyLock<InMemory> = LazyLock::new(|| {
     InMemory::component(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance-cache"))
 });

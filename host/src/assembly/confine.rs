@@ -13,26 +13,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
-    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
-};
+use landlock::PathFd;
 use rustix::fs::FileType;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::config::{
-    NodeConfig, Place, Problems, Unlock, VaultConfig, component_cache, state_folder,
+    Isolation, NodeConfig, Place, PluginStanza, Problems, Unlock, VaultConfig, component_cache,
+    state_folder,
 };
+use crate::confined::{Allowed, is, running_files};
 use crate::observe::audit::AuditLog;
 use crate::observe::status::Confinement;
 
 /// What the daemon asks the system itself about, as far as it is there.
 const SYSTEM: [&str; 3] = ["/proc/self/cgroup", "/proc/sys/vm", "/sys/fs/cgroup"];
-
-/// Below this a file could still be emptied, or moved to where it may be read.
-const LEAST: ABI = ABI::V3;
-/// The newest that this is written for.
-const NEWEST: ABI = ABI::V7;
 
 static IN_FORCE: OnceLock<Confinement> = OnceLock::new();
 
@@ -64,24 +58,12 @@ pub fn confine(config: &NodeConfig) -> Result<(), Problems> {
     if !sandbox.files {
         return Ok(());
     }
-    let allowed = Allowed::of(config)?;
-    let status = allowed.restrict(sandbox.required).map_err(|error| {
+    let confinement = allowed(config)?.restrict(sandbox.required).map_err(|error| {
         sandbox.places.table().problem(
             format!("the kernel does not confine the daemon's file access: {error}"),
             "run Linux 6.2 or newer with Landlock enabled, or remove `required`",
         )
     })?;
-    let confinement = Confinement {
-        enforced: match status.ruleset {
-            RulesetStatus::FullyEnforced => "full",
-            RulesetStatus::PartiallyEnforced => "partial",
-            RulesetStatus::NotEnforced => "none",
-        },
-        landlock: match status.landlock {
-            LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
-            _ => 0,
-        },
-    };
     match confinement.enforced {
         "none" => tracing::warn!("the kernel has no Landlock: file access is not confined"),
         enforced => {
@@ -93,103 +75,52 @@ pub fn confine(config: &NodeConfig) -> Result<(), Problems> {
     Ok(())
 }
 
-/// Paths that stay open to the daemon.
-struct Allowed {
-    read: Vec<PathFd>,
-    write: Vec<PathFd>,
-}
-
-impl Allowed {
-    /// What is missing of the node's own things has its own problem later on.
-    fn of(config: &NodeConfig) -> Result<Self, Problems> {
-        let folder = config.file.parent().unwrap_or(Path::new("."));
-        let (cache, state) = (component_cache(&config.file), state_folder(&config.file));
-        make_private(&cache);
-        make_private(&state);
-        let mut own: Vec<PathBuf> = SYSTEM.map(PathBuf::from).into();
-        own.push(folder.to_owned());
-        own.push(config.identity_key.clone());
-        own.extend(config.vault.iter().flat_map(VaultConfig::reads));
-        own.extend(config.plugins.iter().map(|plugin| plugin.artifact.clone()));
-        let certificate = super::identity::paths(config);
-        certificate.write.iter().for_each(|folder| make_private(folder));
-        own.extend(certificate.read);
-        let mut problems = Problems::new();
-        let mut listed = |key: &str, paths: &[PathBuf]| -> Vec<PathFd> {
-            let open = |path: &PathBuf| {
-                let place = config.sandbox.places.of(key);
-                PathFd::new(path).map_err(|error| missing(place, path, &error)).map_err(|problem| {
-                    problems.push(problem);
-                })
-            };
-            paths.iter().map(open).filter_map(Result::ok).collect()
-        };
-        let (mut read, mut write) =
-            (listed("read", &config.sandbox.read), listed("write", &config.sandbox.write));
-        problems.into_result(())?;
-        // Landlock takes no pipe, and keeps nobody from one: a descriptor may be one.
-        let own = own.iter().filter_map(|path| PathFd::new(path).ok());
-        read.extend(
-            own.filter(|path| is(path, FileType::Directory) || is(path, FileType::RegularFile)),
-        );
-        write.extend([cache, state].iter().filter_map(|folder| PathFd::new(folder).ok()));
-        write
-            .extend(config.observe.audit.as_ref().and_then(|audit| audit_log(config, &audit.file)));
-        if config.vault.as_ref().is_some_and(|vault| vault.unlock == Unlock::Prompt) {
-            // The question is written there, too.
-            write.extend(PathFd::new("/dev/tty").ok());
-        }
-        write.extend(certificate.write.iter().filter_map(|folder| PathFd::new(folder).ok()));
-        Ok(Self { read, write })
-    }
-
-    fn restrict(self, required: bool) -> Result<RestrictionStatus, RulesetError> {
-        let level = match required {
-            true => CompatLevel::HardRequirement,
-            false => CompatLevel::BestEffort,
-        };
-        let rules = |paths: Vec<PathFd>, access: BitFlags<AccessFs>| {
-            paths.into_iter().map(move |path| {
-                // A file has no entries, and asking for rights over them is a mistake.
-                let access = match is(&path, FileType::Directory) {
-                    true => access,
-                    false => access & AccessFs::from_file(NEWEST),
-                };
-                Ok::<_, RulesetError>(PathBeneath::new(path, access))
+/// Paths that stay open to the daemon. What is missing of the node's own things has
+/// its own problem later on.
+fn allowed(config: &NodeConfig) -> Result<Allowed, Problems> {
+    let folder = config.file.parent().unwrap_or(Path::new("."));
+    let (cache, state) = (component_cache(&config.file), state_folder(&config.file));
+    make_private(&cache);
+    make_private(&state);
+    let mut own: Vec<PathBuf> = SYSTEM.map(PathBuf::from).into();
+    own.push(folder.to_owned());
+    own.push(config.identity_key.clone());
+    own.extend(config.vault.iter().flat_map(VaultConfig::reads));
+    own.extend(config.plugins.iter().map(|plugin| plugin.artifact.clone()));
+    let certificate = super::identity::paths(config);
+    certificate.write.iter().for_each(|folder| make_private(folder));
+    own.extend(certificate.read);
+    let mut problems = Problems::new();
+    let mut listed = |key: &str, paths: &[PathBuf]| -> Vec<PathFd> {
+        let open = |path: &PathBuf| {
+            let place = config.sandbox.places.of(key);
+            PathFd::new(path).map_err(|error| missing(place, path, &error)).map_err(|problem| {
+                problems.push(problem);
             })
         };
-        Ruleset::default()
-            .set_compatibility(level)
-            .handle_access(AccessFs::from_all(LEAST))?
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(NEWEST))?
-            .create()?
-            .add_rules(rules(self.read, reading()))?
-            .add_rules(rules(self.write, reading() | writing()))?
-            .restrict_self()
+        paths.iter().map(open).filter_map(Result::ok).collect()
+    };
+    let (mut read, mut write) =
+        (listed("read", &config.sandbox.read), listed("write", &config.sandbox.write));
+    problems.into_result(())?;
+    // Landlock takes no pipe, and keeps nobody from one: a descriptor may be one.
+    let own = own.iter().filter_map(|path| PathFd::new(path).ok());
+    read.extend(
+        own.filter(|path| is(path, FileType::Directory) || is(path, FileType::RegularFile)),
+    );
+    write.extend([cache, state].iter().filter_map(|folder| PathFd::new(folder).ok()));
+    write.extend(config.observe.audit.as_ref().and_then(|audit| audit_log(config, &audit.file)));
+    if config.vault.as_ref().is_some_and(|vault| vault.unlock == Unlock::Prompt) {
+        // The question is written there, too.
+        write.extend(PathFd::new("/dev/tty").ok());
     }
-}
-
-fn reading() -> BitFlags<AccessFs> {
-    AccessFs::ReadFile | AccessFs::ReadDir
-}
-
-/// Everything about files and folders; no devices, and nothing is run.
-fn writing() -> BitFlags<AccessFs> {
-    AccessFs::WriteFile
-        | AccessFs::Truncate
-        | AccessFs::MakeReg
-        | AccessFs::MakeDir
-        | AccessFs::MakeSym
-        | AccessFs::MakeSock
-        | AccessFs::MakeFifo
-        | AccessFs::RemoveFile
-        | AccessFs::RemoveDir
-        | AccessFs::Refer
-}
-
-fn is(path: &PathFd, kind: FileType) -> bool {
-    rustix::fs::fstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
+    write.extend(certificate.write.iter().filter_map(|folder| PathFd::new(folder).ok()));
+    let isolated = |plugin: &PluginStanza| plugin.isolation == Isolation::Process;
+    let run = match config.plugins.iter().any(isolated) {
+        true => running_files(),
+        false => Vec::new(),
+    };
+    Ok(Allowed { read, write, run })
 }
 
 /// The folder of the audit log, where a rotated file is followed by a new one. Of

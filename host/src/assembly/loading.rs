@@ -8,11 +8,11 @@ use ed25519_dalek::VerifyingKey;
 
 use super::plugins;
 use crate::capabilities::Bundle;
-use crate::config::{Mode, NodeConfig, Place, PluginStanza, Problem, Problems};
+use crate::config::{Isolation, Mode, NodeConfig, Place, PluginStanza, Problem, Problems, Sandbox};
 use crate::observe::status::PluginStatus;
 #[cfg(feature = "components")]
 use crate::plugins::component;
-use crate::plugins::{Artifact, Kind, LoadError, LoadedPlugin, Opened, artifact, native};
+use crate::plugins::{Artifact, Kind, LoadError, LoadedPlugin, Opened, artifact, native, process};
 use crate::services::{PluginHost, Shared};
 
 /// The component engine of a node, made when the first component needs it.
@@ -35,6 +35,7 @@ pub(super) enum Loaded {
 pub(super) struct Loader {
     policy: artifact::Policy,
     shared: Shared,
+    sandbox: Sandbox,
     #[cfg(feature = "components")]
     components: Components,
 }
@@ -66,6 +67,7 @@ impl Loader {
         problems.into_result(Self {
             policy,
             shared,
+            sandbox: config.sandbox.clone(),
             #[cfg(feature = "components")]
             components,
         })
@@ -120,9 +122,15 @@ impl Loader {
         if let Some(expected) = stanza.kind.filter(|kind| *kind != found) {
             return Err(LoadError::Kind { path: artifact.path, expected, found });
         }
-        let opened = match found {
-            Kind::Native => native::open(&artifact)?,
-            Kind::Component => self.open_component(artifact, stanza)?,
+        let opened = match (found, stanza.isolation) {
+            (Kind::Component, Isolation::None) => self.open_component(artifact, stanza)?,
+            (Kind::Component, Isolation::Process) => {
+                return Err(LoadError::Isolation { path: artifact.path });
+            }
+            (_, Isolation::None) => native::open(&artifact)?,
+            (_, Isolation::Process) => {
+                process::open(&artifact, plugins::launch(stanza, &self.sandbox))?
+            }
         };
         Ok((sha256, opened))
     }
@@ -172,6 +180,7 @@ impl Loader {
                 | LoadError::SignatureMalformed { .. }
                 | LoadError::SignatureUnchecked { .. } => "signature",
                 LoadError::Kind { .. } => "kind",
+                LoadError::Isolation { .. } => "isolation",
                 _ => "artifact",
             };
             let remedy = "see above; `alknet plugin inspect` shows what a file is";

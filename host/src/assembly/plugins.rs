@@ -1,8 +1,9 @@
 //! Plugins as the node's status shows them: what they are, what they may use and
 //! what they are granted.
 
-use crate::config::{CapabilityGrant, PluginStanza};
+use crate::config::{CapabilityGrant, Isolation, PluginStanza, Sandbox};
 use crate::observe::status::{LentCapability, PluginBudget, PluginGrants, PluginStatus};
+use crate::plugins::process::{FileAccess, Launch};
 use crate::plugins::{Kind, LoadedPlugin};
 
 /// A plugin that is there, with the stanza that it comes from.
@@ -31,7 +32,11 @@ pub(super) fn status(
 
 /// A plugin that the node starts without.
 pub(super) fn missing(stanza: &PluginStanza, failure: String) -> PluginStatus {
-    let kind = stanza.kind.unwrap_or(Kind::Native);
+    let kind = match (stanza.kind, stanza.isolation) {
+        (Some(Kind::Component), _) => Kind::Component,
+        (_, Isolation::Process) => Kind::Isolated,
+        _ => Kind::Native,
+    };
     PluginStatus {
         name: stanza.name.clone(),
         kind: kind.name().to_owned(),
@@ -46,6 +51,21 @@ pub(super) fn missing(stanza: &PluginStanza, failure: String) -> PluginStatus {
         limits: budget(kind, stanza),
         grants: grants(stanza),
         failure: Some(failure),
+    }
+}
+
+/// How a plugin's own process is started, and what it is held to.
+pub(super) fn launch(stanza: &PluginStanza, sandbox: &Sandbox) -> Launch {
+    let default = Launch::new(&stanza.name);
+    Launch {
+        memory_bytes: stanza.limits.memory.unwrap_or(default.memory_bytes),
+        patience: stanza.limits.cpu.unwrap_or(default.patience),
+        files: sandbox.files.then(|| FileAccess {
+            read: sandbox.read.clone(),
+            write: sandbox.write.clone(),
+            required: sandbox.required,
+        }),
+        ..default
     }
 }
 

@@ -31,6 +31,7 @@ mod dev;
 mod failure;
 mod init;
 mod input;
+mod isolated;
 mod ops;
 mod output;
 mod peer;
@@ -100,6 +101,8 @@ enum Command {
     Token(token::Token),
     Whoami(whoami::Whoami),
     Acl(acl::Acl),
+    #[command(hide = true)]
+    IsolatedPlugin(isolated::IsolatedPlugin),
 }
 
 impl Global {
@@ -175,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => command.run(&global, &output),
         Command::Whoami(command) => command.run(&global, &output),
         Command::Acl(command) => command.run(&global, &output),
+        Command::IsolatedPlugin(command) => command.run(),
     };
     match result {
         Ok(()) => Exit::Done.into(),

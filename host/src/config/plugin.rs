@@ -123,6 +123,8 @@ pub enum Isolation {
     /// In the daemon's own process.
     #[default]
     None,
+    /// In a process of its own, which the daemon supervises.
+    Process,
 }
 
 impl PluginStanza {
@@ -325,16 +327,11 @@ fn origin(text: &str) -> Option<(&str, &str)> {
 }
 
 fn isolation(table: &Table<'_>) -> Isolation {
-    let Some(node) = table.node("isolation") else { return Isolation::None };
-    match choice(&node, &[("none", true), ("process", false)]) {
-        Some(false) => node
-            .refuse(
-                "a process of its own for a plugin is not built into this binary",
-                "write `isolation = \"none\"`, or build the plugin as a component to confine it",
-            )
-            .unwrap_or_default(),
-        _ => Isolation::None,
-    }
+    let chosen = table.node("isolation");
+    let chosen = chosen.as_ref().and_then(|node| {
+        choice(node, &[("none", Isolation::None), ("process", Isolation::Process)])
+    });
+    chosen.unwrap_or_default()
 }
 
 impl Read for Authority {

@@ -7,19 +7,19 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// How long to wait before the next attempt.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: FIRST }
     }
 
     /// The next pause: about twice the last one, half a minute at most. Chance
     /// makes it up to a half shorter, so that many nodes that lost the same peer
     /// do not come back together.
-    pub(super) fn pause(&mut self) -> Duration {
+    pub(crate) fn pause(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(LONGEST);
         let mut random = [0; 2];
@@ -32,7 +32,7 @@ impl Backoff {
     }
 
     /// The source has proven itself: the next pause is short again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = FIRST;
     }
 }

@@ -44,6 +44,7 @@ mod selection;
 mod sse;
 mod status;
 
+pub(crate) use backoff::Backoff;
 pub use importing::{ImportPlan, Importing};
 pub use peers::Peers;
 pub use selection::Selection;

@@ -1,9 +1,9 @@
 //! Crashes of handlers, told apart from their errors.
 //!
-//! A native plugin's panic and a component's trap come out of a handler as an
-//! error like any other. Whoever serves connections closes one whose handler
+//! A native plugin's panic, a component's trap and the end of an isolated plugin's
+//! process come out of a handler as an error like any other. Whoever serves connections closes one whose handler
 //! crashed with another code, and should not need to know what plugins are made
-//! of: so both get one mark, of the server's choosing.
+//! of: so all get one mark, of the server's choosing.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -12,11 +12,14 @@ use alknet_plugin_api::{AuthContext, Connection, DynHandler, HandlerError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-/// The text of the panic or trap that `error` stands for, where it is one.
+/// The text of the panic, trap or end of a process that `error` stands for, where it is one.
 pub fn crash_of(error: &HandlerError) -> Option<String> {
     #[cfg(feature = "components")]
     if let Some(trap) = super::component::Trap::of(error) {
         return Some(trap.to_string());
+    }
+    if let Some(died) = super::process::Died::of(error) {
+        return Some(died.to_string());
     }
     super::native::panic_of(error).map(ToString::to_string)
 }

@@ -215,6 +215,26 @@ pub enum LoadError {
         /// What the file is.
         found: super::Kind,
     },
+    /// A process of its own does not come to load the plugin.
+    #[error("{}: its own process {cause}. See the log above it; `isolation = \"none\"` would load it into the daemon", path.display())]
+    Process {
+        /// The artifact.
+        path: PathBuf,
+        /// What became of the process.
+        cause: String,
+    },
+    /// What loading it in a process of its own has found, in that process's words.
+    #[error("{text}")]
+    InProcess {
+        /// As one of the other reasons says it.
+        text: String,
+    },
+    /// Only a native plugin needs a process of its own.
+    #[error("{}: is a component, which is confined already. Remove `isolation`", path.display())]
+    Isolation {
+        /// The artifact.
+        path: PathBuf,
+    },
     /// This daemon runs no components.
     #[cfg(not(feature = "components"))]
     #[error("{}: is a component, and this daemon is built without them. Build it with the feature `components`", path.display())]
@@ -262,8 +282,10 @@ impl LoadError {
             | Self::Layout { .. }
             | Self::Manifest { .. }
             | Self::Panicked { .. }
-            | Self::Refused { .. } => true,
-            Self::Kind { .. } => false,
+            | Self::Refused { .. }
+            | Self::Process { .. }
+            | Self::InProcess { .. } => true,
+            Self::Kind { .. } | Self::Isolation { .. } => false,
             #[cfg(not(feature = "components"))]
             Self::NoComponents { .. } => true,
             #[cfg(feature = "components")]

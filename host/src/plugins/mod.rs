@@ -1,7 +1,7 @@
 //! Finding, verifying and loading plugins.
 //!
-//! A plugin comes as a native shared library or as a WebAssembly component.
-//! Both are opened in the same two steps, and both become the same thing: a
+//! A plugin comes as a native shared library, which is loaded into the daemon or
+//! into a process of its own, or as a WebAssembly component. All are opened in the same two steps, and become the same thing: a
 //! [`Built`] with a handler for each ALPN and code for each operation.
 //!
 //! 1. *Open*: the file is verified and loaded, and its [`Manifest`] read.
@@ -18,6 +18,7 @@ pub mod component;
 mod crash;
 mod error;
 pub mod native;
+pub mod process;
 
 pub use artifact::Artifact;
 pub use crash::{crash_of, mark_crashes};
@@ -29,6 +30,8 @@ pub use error::LoadError;
 pub enum Kind {
     /// A shared library in the daemon's own process.
     Native,
+    /// A shared library in a process of its own.
+    Isolated,
     /// A WebAssembly component that sees only what its world imports.
     Component,
 }
@@ -37,16 +40,18 @@ impl Kind {
     /// As deployment files and listings write it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Native => "native",
+            Self::Native | Self::Isolated => "native",
             Self::Component => "component",
         }
     }
 
     /// The trust label shown to operators: a native plugin can do whatever the
-    /// daemon's process can, a component only what it is given.
+    /// daemon's process can, one in a process of its own what that process can, a
+    /// component only what it is given.
     pub fn trust(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Isolated => "isolated",
             Self::Component => "confined",
         }
     }

@@ -15,6 +15,8 @@ mod elf;
 mod layout;
 mod library;
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use alknet_plugin_api::abi::{Module, ModuleError, Panicked};
@@ -29,14 +31,41 @@ use super::{Artifact, Kind, LoadError, Opened};
 /// library has run.
 pub fn open(artifact: &Artifact) -> Result<Box<dyn Opened>, LoadError> {
     let image = elf::inspect(&artifact.path, &artifact.bytes)?;
-    let module = library::load(&artifact.path, &artifact.bytes, &image)?;
-    let manifest =
-        module.manifest().map_err(|error| refused(&artifact.path, None, "in manifest()", error))?;
-    check_manifest(&artifact.path, &manifest)?;
-    Ok(Box::new(Native { path: artifact.path.clone(), manifest, module }))
+    loaded(&artifact.path, sealed(artifact)?, &image)
 }
 
-fn check_manifest(path: &Path, manifest: &Manifest) -> Result<(), LoadError> {
+/// As [`open`], of a file that [`sealed`] has made of an artifact.
+///
+/// # Errors
+/// As for [`open`].
+pub(super) fn open_sealed(path: &Path, mut file: File) -> Result<Box<dyn Opened>, LoadError> {
+    let mut bytes = Vec::new();
+    let unreadable = |cause| LoadError::Unreadable { path: path.to_owned(), cause };
+    // Whoever had it before has read it, too.
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(unreadable)?;
+    let image = elf::inspect(path, &bytes)?;
+    drop(bytes);
+    loaded(path, file, &image)
+}
+
+/// An anonymous file with the very bytes that were hashed, which nobody can change
+/// any more.
+pub(super) fn sealed(artifact: &Artifact) -> Result<File, LoadError> {
+    library::sealed(&artifact.bytes).map_err(|error| LoadError::Loader {
+        path: artifact.path.clone(),
+        cause: format!("no anonymous file for it: {error}"),
+    })
+}
+
+fn loaded(path: &Path, file: File, image: &elf::Image) -> Result<Box<dyn Opened>, LoadError> {
+    let module = library::load(path, file, image)?;
+    let manifest =
+        module.manifest().map_err(|error| refused(path, None, "in manifest()", error))?;
+    check_manifest(path, &manifest)?;
+    Ok(Box::new(Native { path: path.to_owned(), manifest, module }))
+}
+
+pub(super) fn check_manifest(path: &Path, manifest: &Manifest) -> Result<(), LoadError> {
     let problems = manifest.problems();
     if problems.is_empty() {
         return Ok(());

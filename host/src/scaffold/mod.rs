@@ -115,7 +115,7 @@ impl NewPlugin {
     /// Where cargo puts a release build, from the project's folder.
     pub fn artifact(&self) -> PathBuf {
         let folder = match self.kind {
-            Kind::Native => "target/release",
+            Kind::Native | Kind::Isolated => "target/release",
             Kind::Component => "target/wasm32-wasip2/release",
         };
         Path::new(folder).join(self.file())
@@ -124,7 +124,7 @@ impl NewPlugin {
     fn file(&self) -> String {
         let stem = self.package().replace('-', "_");
         match self.kind {
-            Kind::Native => {
+            Kind::Native | Kind::Isolated => {
                 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
                 format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}")
             }

@@ -173,7 +173,7 @@ impl Project {
     fn artifact(&self, messages: &[u8]) -> Option<PathBuf> {
         let target = self.package.replace('-', "_");
         let extension = match self.kind {
-            Kind::Native => std::env::consts::DLL_EXTENSION,
+            Kind::Native | Kind::Isolated => std::env::consts::DLL_EXTENSION,
             Kind::Component => "wasm",
         };
         messages

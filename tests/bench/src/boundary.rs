@@ -1,12 +1,13 @@
 //! What the boundary between host and plugin costs: one plugin, linked into this
-//! program, loaded from its shared library, and run as a component, driven in
-//! memory on one thread.
+//! program, loaded from its shared library, loaded into a process of its own, and
+//! run as a component, driven in memory on one thread.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use alknet::plugins::artifact::Policy;
 use alknet::plugins::component::{self, ComponentLimits, Engine, EngineOptions};
+use alknet::plugins::process::{self, Launch};
 use alknet::plugins::{Artifact, native};
 use alknet_plugin_api::testing::{Pair, TestHost, TestPlugin};
 use alknet_plugin_api::{Connection, Json};
@@ -55,18 +56,29 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     }
     println!("\nthe plugin echo in memory, on one thread (median of {rounds})");
     println!(
-        "{:<12}{:>16}{:>10}{:>14}{:>18}{:>18}",
-        "", "64 KiB echo", "x linked", "call", "connection", "open connection"
+        "{:<12}{:>16}{:>10}{:>14}{:>10}{:>16}{:>10}{:>18}",
+        "",
+        "64 KiB echo",
+        "x native",
+        "call",
+        "x native",
+        "connection",
+        "x native",
+        "open connection"
     );
-    let linked = median(&mut samples[0].mebibytes);
+    let native = &mut samples[1];
+    let native = [&mut native.mebibytes, &mut native.call_ns, &mut native.connection_us].map(median);
     for (substrate, samples) in substrates.iter().zip(&mut samples) {
         let bulk = median(&mut samples.mebibytes);
+        let call = median(&mut samples.call_ns);
+        let connection = median(&mut samples.connection_us);
         println!(
-            "{:<12}{bulk:>10.0} MiB/s{:>10.2}{:>11.0} ns{:>15.1} us{:>14.0} KiB",
+            "{:<12}{bulk:>10.0} MiB/s{:>10.2}{call:>11.0} ns{:>10.2}{connection:>13.1} us{:>10.2}\
+             {:>14.0} KiB",
             substrate.name,
-            bulk / linked,
-            median(&mut samples.call_ns),
-            median(&mut samples.connection_us),
+            bulk / native[0],
+            call / native[1],
+            connection / native[2],
             median(&mut samples.open_kib),
         );
     }
@@ -86,6 +98,11 @@ fn substrates(cache: &Path) -> Result<Vec<Substrate>> {
     let native = TestPlugin::of(host, opened);
 
     let host = TestHost::new();
+    let launch = Launch { program: built.join("alknet"), ..Launch::new("echo") };
+    let opened = process::open(&library, launch)?.build(host.host(), Json::empty_object())?;
+    let isolated = TestPlugin::of(host, opened);
+
+    let host = TestHost::new();
     let file = call::component("alknet_plugin_echo")?;
     let artifact = Artifact::read(&file, &policy)?;
     let engine = Engine::new(EngineOptions {
@@ -97,6 +114,7 @@ fn substrates(cache: &Path) -> Result<Vec<Substrate>> {
     Ok(vec![
         Substrate { name: "linked", plugin: linked },
         Substrate { name: "native", plugin: native },
+        Substrate { name: "isolated", plugin: isolated },
         Substrate { name: "component", plugin: component },
     ])
 }

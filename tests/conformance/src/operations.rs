@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::memory::holds;
-use crate::trouble::{Bomb, Waiting, allocate, spin};
+use crate::trouble::{Bomb, Waiting, allocate, crash, spin};
 
 /// The one error that the operations declare.
 const FAILED: &str = "CONFORMANCE_FAILED";
@@ -51,6 +51,7 @@ pub(crate) fn declare(manifest: Manifest) -> Manifest {
         .operation(query("panic_in_drop", "Answers, and panics when its future is dropped"))
         .operation(query("spin", "Holds its thread, for so many milliseconds or for ever"))
         .operation(query("allocate", "Takes so many bytes of memory"))
+        .operation(query("crash", "Ends its process: `segv`, `abort` or `exit`"))
         .operation(
             subscription("count", "Counts to a number, then ends or fails")
                 .error(FAILED, "When asked for"),
@@ -205,6 +206,10 @@ fn trouble(host: &Host, on: &mut Registrar) {
         }
     });
     on.operation("conformance/allocate", |_, bytes: u64| async move { Ok(allocate(bytes)) });
+    on.operation("conformance/crash", |_, how: String| async move {
+        crash(&how);
+        Ok(())
+    });
 }
 
 fn subscriptions(on: &mut Registrar) {

@@ -57,3 +57,21 @@ pub(crate) fn allocate(bytes: u64) -> u64 {
     }
     taken.iter().map(|block| block.len() as u64).sum()
 }
+
+/// Ends the process that the plugin is in.
+pub(crate) fn crash(how: &str) {
+    match how {
+        "abort" => std::process::abort(),
+        "exit" => std::process::exit(3),
+        #[cfg(not(target_family = "wasm"))]
+        "segv" => {
+            let nowhere = std::ptr::with_exposed_provenance_mut::<u8>(64);
+            // SAFETY: there is none; the kernel ends the process for it, as asked.
+            #[allow(unsafe_code)]
+            unsafe {
+                nowhere.write_volatile(1);
+            }
+        }
+        other => tracing::warn!("no such end: {other}"),
+    }
+}

@@ -43,7 +43,7 @@ impl Plugin {
                 let node = everything(&directory, Mode::Pinned, runtime.handle())?;
                 let plugins = node.plugins();
                 output.table(&table(&plugins), &json!({ "plugins": plugins }))?;
-                let native = plugins.iter().any(|plugin| plugin.kind == Kind::Native.name());
+                let native = plugins.iter().any(|plugin| plugin.trust == Kind::Native.trust());
                 if native && !output.is_json() {
                     output.note(
                         "native plugins share the daemon's process and could read its secrets",
@@ -75,7 +75,7 @@ fn inspect(file: &Path) -> Result<(Box<dyn Opened>, [u8; 32]), Failure> {
     let artifact = Artifact::read(file, &policy).map_err(refused)?;
     let sha256 = artifact.sha256;
     let opened = match artifact.kind().map_err(refused)? {
-        Kind::Native => native::open(&artifact).map_err(refused)?,
+        Kind::Native | Kind::Isolated => native::open(&artifact).map_err(refused)?,
         Kind::Component => open_component(artifact).map_err(refused)?,
     };
     Ok((opened, sha256))
@@ -120,6 +120,7 @@ pub(super) fn table(plugins: &[PluginStatus]) -> Table {
 fn describe(kind: Kind, digest: &str, manifest: &Manifest) -> String {
     let trust = match kind {
         Kind::Native => "native: it can do whatever the daemon can, and could read its secrets",
+        Kind::Isolated => "isolated: it can do whatever its own process can",
         Kind::Component => "confined: it sees only what its world imports",
     };
     let mut lines = vec![

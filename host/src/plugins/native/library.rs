@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::path::Path;
 use std::ptr::addr_of;
@@ -18,10 +18,10 @@ use super::elf::Image;
 use super::layout;
 use crate::plugins::LoadError;
 
-/// Maps `bytes`, which [`elf::inspect`](super::elf::inspect) has approved, and
-/// compares interfaces.
-pub(super) fn load(path: &Path, bytes: &[u8], image: &Image) -> Result<Module, LoadError> {
-    let header = map(path, bytes)?;
+/// Maps a [`sealed`] file, whose bytes [`elf::inspect`](super::elf::inspect) has
+/// approved, and compares interfaces.
+pub(super) fn load(path: &Path, file: File, image: &Image) -> Result<Module, LoadError> {
+    let header = map(path, file)?;
     let functions = check_pointers(path, header, image)?;
     // SAFETY: the pointer lies in the library's code, behind a header with the
     // right magic and version: it is the layout function of that version.
@@ -50,11 +50,10 @@ fn wrong(path: &Path, cause: &str) -> LoadError {
     LoadError::Header { path: path.to_owned(), symbol: SYMBOL, cause: cause.to_owned() }
 }
 
-/// Maps the bytes and finds the header.
-fn map(path: &Path, bytes: &[u8]) -> Result<*const Header, LoadError> {
+/// Maps the file and finds the header.
+fn map(path: &Path, file: File) -> Result<*const Header, LoadError> {
     let refused = |cause: String| LoadError::Loader { path: path.to_owned(), cause };
-    let file = sealed(path, bytes)
-        .map_err(|error| refused(format!("no anonymous file for it: {error}")))?;
+    tracing::debug!(path = %path.display(), "mapping a native plugin");
     // The descriptor stays open: a later plugin whose file got the same number
     // would otherwise bear the same name, and be taken for this one.
     let name = format!("/proc/self/fd/{}", file.into_raw_fd());
@@ -79,7 +78,7 @@ fn text_of(error: &dyn std::error::Error) -> String {
 }
 
 /// An anonymous file with these bytes that nobody can change any more.
-fn sealed(path: &Path, bytes: &[u8]) -> io::Result<File> {
+pub(super) fn sealed(bytes: &[u8]) -> io::Result<File> {
     const NAME: &CStr = c"alknet-plugin";
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: the name is a C string; the call returns a descriptor or -1.
@@ -100,7 +99,7 @@ fn sealed(path: &Path, bytes: &[u8]) -> io::Result<File> {
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    tracing::debug!(path = %path.display(), bytes = bytes.len(), "mapping a native plugin");
+    file.rewind()?;
     Ok(file)
 }
 
