@@ -11,7 +11,7 @@ use alknet_plugin_api::{Connection, StreamError, code};
 use alknet_plugin_conformance::{ALPN, Command};
 use alknet_tests::conformance::{ask, assert_echo, command};
 use alknet_tests::daemon::{Client, Daemon, NodeFolder, built, within};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 /// The code with which a stream beyond the limit is refused.

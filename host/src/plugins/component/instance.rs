@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alknet_plugin_api::{Connection, Host};
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::{Accessor, ResourceTable};
+use wasmtime::component::{Accessor, ResourceTable, ResourceTableError};
 use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -94,7 +94,7 @@ pub(super) struct Instance {
     plugin: Plugin,
     cpu: Arc<Cpu>,
     stderr: Stderr,
-    _counted: Counted,
+    counted: Counted,
     /// Its place among the plugin's instances.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -102,14 +102,14 @@ pub(super) struct Instance {
 /// Keeps count of the instances that there are.
 struct Counted {
     gauge: metrics::Gauge,
-    _place: Place,
+    place: Place,
 }
 
 impl Counted {
     fn new(place: Place) -> Self {
         let gauge = metrics::gauge!("alknet_component_instances");
         gauge.increment(1.0);
-        Self { gauge, _place: place }
+        Self { gauge, place }
     }
 }
 
@@ -155,7 +155,7 @@ impl Program {
             .meter(self.pre.instantiate_async(&mut store))
             .await
             .map_err(|error| self.explain(&error, &stderr))?;
-        Ok(Instance { store, plugin, cpu, stderr, _counted: Counted::new(counted), _place: place })
+        Ok(Instance { store, plugin, cpu, stderr, counted: Counted::new(counted), _place: place })
     }
 
     fn explain(&self, error: &wasmtime::Error, stderr: &Stderr) -> Trap {
@@ -179,7 +179,12 @@ impl Instance {
         let run = self.store.run_concurrent(async |accessor| export(accessor, plugin).await);
         match self.cpu.meter(run).await {
             Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) | Err(error) => Err(Trap::from_wasmtime(&error, &self.stderr.last())),
+            Ok(Err(error)) | Err(error) => {
+                if let Some(ResourceTableError::Full) = error.downcast_ref() {
+                    self.counted.place.meter().hit(Resource::Handles);
+                }
+                Err(Trap::from_wasmtime(&error, &self.stderr.last()))
+            }
         }
     }
 
