@@ -4,7 +4,7 @@
 //! a deployment file into a running node.
 //!
 //! Dependencies point one way: `cli → assembly → {endpoint, plugins, config,
-//! vault} → {registry, auth} → plugin-api`. [`registry`] and [`auth`] know
+//! vault} → {registry, auth} → plugin-api`, and [`budget`] below all that run plugins. [`registry`] and [`auth`] know
 //! nothing of QUIC, of shared libraries or of WebAssembly.
 
 // Without a transport nothing drives the endpoint's common parts.
@@ -13,6 +13,7 @@
 #[cfg(feature = "quinn")]
 pub mod assembly;
 pub mod auth;
+pub mod budget;
 pub mod capabilities;
 #[cfg(feature = "quinn")]
 pub mod cli;

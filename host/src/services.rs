@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::budget::{Meter, Timed};
 use crate::observe::log;
 
 /// What the registry and the authentication offer to plugins. It is known only
@@ -70,17 +71,20 @@ pub struct PluginHost {
     shared: Shared,
     capabilities: BTreeMap<String, Capability>,
     gateway: bool,
+    meter: Arc<Meter>,
 }
 
 impl PluginHost {
-    /// The host for `plugin`, with what the deployment file lends and grants it.
+    /// The host for `plugin`, with what the deployment file lends and grants it. What it
+    /// spawns is on the account of `meter`.
     pub fn new(
         plugin: impl Into<Arc<str>>,
         shared: Shared,
         capabilities: BTreeMap<String, Capability>,
         gateway: bool,
+        meter: Arc<Meter>,
     ) -> Self {
-        Self { plugin: plugin.into(), shared, capabilities, gateway }
+        Self { plugin: plugin.into(), shared, capabilities, gateway, meter }
     }
 
     fn labels(&self, labels: &[(&str, &str)]) -> Vec<Label> {
@@ -93,6 +97,7 @@ impl PluginHost {
 impl HostBackend for PluginHost {
     fn spawn(&self, task: BoxFuture<'static, ()>) -> TaskHandle {
         let plugin = self.plugin.clone();
+        let task = Timed::new(self.meter.clone(), task);
         let handle = self.shared.handle().spawn(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
                 metrics::counter!("alknet_plugin_panics_total", "plugin" => plugin.to_string())

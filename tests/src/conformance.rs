@@ -97,14 +97,20 @@ pub async fn check(substrate: &dyn Substrate, behaviour: impl Future<Output = ()
 }
 
 /// Opens a stream and gives the plugin a command on it.
-async fn command(connection: &Connection, command: &Command) -> (SendStream, RecvStream) {
+///
+/// # Panics
+/// If that fails.
+pub async fn command(connection: &Connection, command: &Command) -> (SendStream, RecvStream) {
     let (mut send, recv) = connection.open_bi().await.unwrap();
     send.write_all(&command.line().unwrap()).await.unwrap();
     (send, recv)
 }
 
 /// Gives a command and reads its answer.
-async fn ask<T: DeserializeOwned>(connection: &Connection, asked: &Command) -> T {
+///
+/// # Panics
+/// If there is none.
+pub async fn ask<T: DeserializeOwned>(connection: &Connection, asked: &Command) -> T {
     let (_send, mut recv) = command(connection, asked).await;
     let answer = recv.read_to_end(1 << 20).await.unwrap();
     serde_json::from_slice(&answer).unwrap()
@@ -120,7 +126,11 @@ async fn echo(connection: &Connection, data: &[u8]) -> Vec<u8> {
     join(sending, recv.read_to_end(data.len() + 1)).await.1.unwrap()
 }
 
-async fn assert_echo(connection: &Connection, data: &[u8]) {
+/// Makes sure that `data` comes back.
+///
+/// # Panics
+/// If it does not.
+pub async fn assert_echo(connection: &Connection, data: &[u8]) {
     assert_eq!(echo(connection, data).await, data);
 }
 

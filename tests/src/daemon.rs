@@ -53,6 +53,8 @@ pub struct Built {
     pub clock: PathBuf,
     /// Whatever a plugin can do, well or badly.
     pub conformance: PathBuf,
+    /// The same, as a component.
+    pub confined_conformance: PathBuf,
     /// Call trees, by a shared library.
     pub native_tree: PathBuf,
     /// Call trees, by a component.
@@ -107,6 +109,7 @@ fn build() -> Built {
         http: library("alknet-plugin-http"),
         clock: artifact::component("alknet-plugin-clock"),
         conformance: library("alknet-plugin-conformance"),
+        confined_conformance: artifact::component("alknet-plugin-conformance"),
         native_tree: library("alknet-fixture-tree"),
         confined_tree: artifact::component("alknet-fixture-tree"),
         confined_call: artifact::component("alknet-plugin-call"),

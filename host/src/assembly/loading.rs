@@ -1,12 +1,14 @@
 //! Loading one plugin of the deployment file: verify, open, check against the
 //! stanza, build.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use alknet_plugin_api::{Host, Json, Manifest};
 use ed25519_dalek::VerifyingKey;
 
 use super::plugins;
+use crate::budget::Meter;
 use crate::capabilities::Bundle;
 use crate::config::{Isolation, Mode, NodeConfig, Place, PluginStanza, Problem, Problems, Sandbox};
 use crate::observe::status::PluginStatus;
@@ -29,6 +31,13 @@ pub(super) enum Loaded {
     Ready(Box<LoadedPlugin>),
     /// The node does without it, because the stanza says `required = false`.
     Missing(Box<PluginStatus>),
+}
+
+/// A plugin whose file is in order, and of which nothing but the manifest has run.
+struct Verified {
+    sha256: [u8; 32],
+    meter: Arc<Meter>,
+    opened: Box<dyn Opened>,
 }
 
 /// Loads plugins one after the other.
@@ -80,37 +89,38 @@ impl Loader {
         bundle: &Bundle,
     ) -> Result<Loaded, Problems> {
         let start = Instant::now();
-        let opened = match self.open(stanza) {
-            Ok(opened) => opened,
+        let Verified { sha256, meter, opened } = match self.open(stanza) {
+            Ok(verified) => verified,
             Err(error) => return self.refuse(stanza, error),
         };
-        let problems = mismatches(stanza, opened.1.manifest());
+        let problems = mismatches(stanza, opened.manifest());
         if !problems.is_empty() {
             return Err(problems);
         }
-        let (sha256, opened) = opened;
         let kind = opened.kind();
         let host = PluginHost::new(
             stanza.name.as_str(),
             self.shared.clone(),
             bundle.of_plugin(),
             stanza.gateway,
+            meter.clone(),
         );
         let settings = Json::from(stanza.config.value().clone());
-        match opened.build(Host::new(std::sync::Arc::new(host)), settings) {
+        match opened.build(Host::new(Arc::new(host)), settings) {
             Ok(built) => Ok(Loaded::Ready(Box::new(LoadedPlugin {
                 name: stanza.name.clone(),
                 kind,
                 path: stanza.artifact.clone(),
                 sha256,
                 load_time: start.elapsed(),
+                meter,
                 built,
             }))),
             Err(error) => self.refuse(stanza, error),
         }
     }
 
-    fn open(&mut self, stanza: &PluginStanza) -> Result<([u8; 32], Box<dyn Opened>), LoadError> {
+    fn open(&mut self, stanza: &PluginStanza) -> Result<Verified, LoadError> {
         let policy = artifact::Policy {
             sha256: stanza.sha256.map(|digest| digest.0),
             signature: stanza.signature.as_ref().map(|s| artifact::SignatureSource::Bytes(s.0)),
@@ -122,26 +132,27 @@ impl Loader {
         if let Some(expected) = stanza.kind.filter(|kind| *kind != found) {
             return Err(LoadError::Kind { path: artifact.path, expected, found });
         }
+        let meter = plugins::meter(found, stanza);
         let opened = match (found, stanza.isolation) {
-            (Kind::Component, Isolation::None) => self.open_component(artifact, stanza)?,
+            (Kind::Component, Isolation::None) => self.open_component(artifact, &meter)?,
             (Kind::Component, Isolation::Process) => {
                 return Err(LoadError::Isolation { path: artifact.path });
             }
             (_, Isolation::None) => native::open(&artifact)?,
             (_, Isolation::Process) => {
-                process::open(&artifact, plugins::launch(stanza, &self.sandbox))?
+                process::open(&artifact, plugins::launch(&meter, stanza, &self.sandbox))?
             }
         };
-        Ok((sha256, opened))
+        Ok(Verified { sha256, meter, opened })
     }
 
     #[cfg(feature = "components")]
     fn open_component(
         &mut self,
         artifact: Artifact,
-        stanza: &PluginStanza,
+        meter: &Arc<Meter>,
     ) -> Result<Box<dyn Opened>, LoadError> {
-        let limits = plugins::component_limits(stanza);
+        let limits = component::ComponentLimits::from(meter.limits());
         let engine = match &self.components.engine {
             Some(engine) => engine.clone(),
             None => {
@@ -155,14 +166,14 @@ impl Loader {
                 self.components.engine.insert(engine).clone()
             }
         };
-        component::open(artifact, &engine, limits)
+        component::open_metered(artifact, &engine, limits, meter.clone())
     }
 
     #[cfg(not(feature = "components"))]
     fn open_component(
         &mut self,
         artifact: Artifact,
-        _: &PluginStanza,
+        _: &Arc<Meter>,
     ) -> Result<Box<dyn Opened>, LoadError> {
         Err(LoadError::NoComponents { path: artifact.path })
     }

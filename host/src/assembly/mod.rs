@@ -301,7 +301,18 @@ impl Assembled {
                 },
             }
         };
-        findings.iter().map(note).collect()
+        let limits = self.unenforceable();
+        findings.iter().map(note).chain(limits).collect()
+    }
+
+    /// The limits of `node.toml` that have no effect, or not the whole.
+    fn unenforceable(&self) -> Vec<Note> {
+        let stanza = |plugin: &LoadedPlugin| {
+            let stanzas = self.deployment.node.plugins.iter();
+            let stanza = stanzas.into_iter().find(|stanza| stanza.name == plugin.name)?;
+            Some(plugins::unenforceable(plugin.kind, stanza))
+        };
+        self.plugins.iter().filter_map(stanza).flatten().collect()
     }
 
     /// Tells who may call what, and why.

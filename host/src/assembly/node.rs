@@ -127,6 +127,11 @@ impl Assembled {
         let tcp_addresses = Vec::new();
         let endpoint = Arc::new(endpoint);
         let plugins: Arc<[PluginStatus]> = self.plugins().into();
+        for note in self.unenforceable() {
+            tracing::warn!("{note}");
+        }
+        let meters: Vec<_> = self.plugins.iter().map(|plugin| plugin.meter.clone()).collect();
+        metrics::before_render(move || meters.iter().for_each(|meter| meter.publish()));
 
         let imports = std::mem::take(&mut self.imports);
         let imports = Imports::start(imports, key, &self.registry, &self.peers)?;
@@ -158,7 +163,7 @@ impl Assembled {
             uptime_seconds: started.elapsed().as_secs(),
             degraded: seen.iter().any(|plugin| plugin.failure.is_some())
                 || imported.status().iter().any(|import| import.state != ImportState::Connected),
-            plugins: seen.to_vec(),
+            plugins: seen.iter().map(PluginStatus::now).collect(),
             imports: imported.status(),
             connections: shown.table().snapshot(),
             operations,
@@ -245,6 +250,7 @@ impl Assembled {
                 let handler = handler.map(|handler| mark_crashes(handler, Crash));
                 // Duplicates were refused when the node was assembled.
                 let _first_stays = routes.add(alpn, &plugin.name, handler);
+                routes.meter(alpn, plugin.meter.clone());
             }
         }
         for plugin in &self.missing {

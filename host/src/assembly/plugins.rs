@@ -1,8 +1,13 @@
 //! Plugins as the node's status shows them: what they are, what they may use and
 //! what they are granted.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Note;
+use crate::budget::{Limit, MAX_INSTANCE_MEMORY, Meter, Resource, Substrate, Unit};
 use crate::config::{CapabilityGrant, Isolation, PluginStanza, Sandbox};
-use crate::observe::status::{LentCapability, PluginBudget, PluginGrants, PluginStatus};
+use crate::observe::status::{LentCapability, PluginGrants, PluginStatus};
 use crate::plugins::process::{FileAccess, Launch};
 use crate::plugins::{Kind, LoadedPlugin};
 
@@ -24,9 +29,11 @@ pub(super) fn status(
         load_time: plugin.load_time,
         artifact: plugin.path.clone(),
         sha256: hex::encode(plugin.sha256),
-        limits: stanza.and_then(|stanza| budget(plugin.kind, stanza)),
+        limits: plugin.meter.status(),
+        usage: plugin.meter.usage(),
         grants: stanza.map(grants).unwrap_or_default(),
         failure: None,
+        meter: plugin.meter.clone(),
     }
 }
 
@@ -37,6 +44,7 @@ pub(super) fn missing(stanza: &PluginStanza, failure: String) -> PluginStatus {
         (_, Isolation::Process) => Kind::Isolated,
         _ => Kind::Native,
     };
+    let meter = meter(kind, stanza);
     PluginStatus {
         name: stanza.name.clone(),
         kind: kind.name().to_owned(),
@@ -48,18 +56,25 @@ pub(super) fn missing(stanza: &PluginStanza, failure: String) -> PluginStatus {
         load_time: std::time::Duration::ZERO,
         artifact: stanza.artifact.clone(),
         sha256: stanza.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
-        limits: budget(kind, stanza),
+        limits: meter.status(),
+        usage: meter.usage(),
         grants: grants(stanza),
         failure: Some(failure),
+        meter,
     }
 }
 
+/// What counts a plugin that is made of this, with the limits of its stanza.
+pub(super) fn meter(kind: Kind, stanza: &PluginStanza) -> Arc<Meter> {
+    Meter::new(stanza.name.as_str(), substrate(kind, stanza.isolation), stanza.limits.values)
+}
+
 /// How a plugin's own process is started, and what it is held to.
-pub(super) fn launch(stanza: &PluginStanza, sandbox: &Sandbox) -> Launch {
-    let default = Launch::new(&stanza.name);
+pub(super) fn launch(meter: &Meter, stanza: &PluginStanza, sandbox: &Sandbox) -> Launch {
+    let (default, limits) = (Launch::new(&stanza.name), meter.limits());
     Launch {
-        memory_bytes: stanza.limits.memory.unwrap_or(default.memory_bytes),
-        patience: stanza.limits.cpu.unwrap_or(default.patience),
+        memory_bytes: limits.get(Resource::Memory).unwrap_or(default.memory_bytes),
+        patience: limits.get(Resource::Cpu).map_or(default.patience, Duration::from_millis),
         files: sandbox.files.then(|| FileAccess {
             read: sandbox.read.clone(),
             write: sandbox.write.clone(),
@@ -69,38 +84,48 @@ pub(super) fn launch(stanza: &PluginStanza, sandbox: &Sandbox) -> Launch {
     }
 }
 
-/// What a component is held to.
-#[cfg(feature = "components")]
-pub(super) fn component_limits(
-    stanza: &PluginStanza,
-) -> crate::plugins::component::ComponentLimits {
-    let default = crate::plugins::component::ComponentLimits::default();
-    crate::plugins::component::ComponentLimits {
-        memory_bytes: stanza.limits.memory.unwrap_or(default.memory_bytes),
-        cpu_slice_ms: stanza
-            .limits
-            .cpu
-            .map_or(default.cpu_slice_ms, |time| time.as_millis().try_into().unwrap_or(u64::MAX)),
-        connection_instances: stanza.limits.instances.unwrap_or(default.connection_instances),
-        ..default
+/// How a plugin that is made of this runs.
+fn substrate(kind: Kind, isolation: Isolation) -> Substrate {
+    match (kind, isolation) {
+        (Kind::Component, _) => Substrate::Component,
+        (Kind::Isolated, _) | (_, Isolation::Process) => Substrate::Process,
+        (Kind::Native, Isolation::None) => Substrate::Native,
     }
 }
 
-#[cfg(feature = "components")]
-fn budget(kind: Kind, stanza: &PluginStanza) -> Option<PluginBudget> {
-    let limits = component_limits(stanza);
-    (kind == Kind::Component).then_some(PluginBudget {
-        memory_bytes: limits.memory_bytes,
-        cpu_ms: limits.cpu_slice_ms,
-        connection_instances: limits.connection_instances,
-        call_instances: limits.call_instances,
-        handles: limits.handles,
-    })
-}
-
-#[cfg(not(feature = "components"))]
-fn budget(_: Kind, _: &PluginStanza) -> Option<PluginBudget> {
-    None
+/// The limits of a stanza that have no effect, or not the whole, on what its plugin is
+/// made of.
+pub(super) fn unenforceable(kind: Kind, stanza: &PluginStanza) -> Vec<Note> {
+    let substrate = substrate(kind, stanza.isolation);
+    let note = |(row, why): (&Limit, &str)| {
+        let remedy = match substrate {
+            Substrate::Native if row.hold(Substrate::Process).is_enforced() => {
+                "; build it as a component, or give it a process with `isolation = \"process\"`"
+            }
+            Substrate::Native => "; build it as a component",
+            _ => "",
+        };
+        Note {
+            what: format!(
+                "`{}` of plugin `{}` is not enforceable: {why}{remedy}",
+                row.key, stanza.name
+            ),
+            place: stanza.limits.place(row.key).clone(),
+        }
+    };
+    let mut notes: Vec<_> = stanza.limits.values.unenforceable(substrate).map(note).collect();
+    let memory = stanza.limits.values.get(Resource::Memory);
+    if substrate == Substrate::Component && memory.is_some_and(|bytes| bytes > MAX_INSTANCE_MEMORY)
+    {
+        let most = Unit::Bytes.show(MAX_INSTANCE_MEMORY);
+        let what =
+            format!("`memory` of plugin `{}` is more than an instance can have", stanza.name);
+        notes.push(Note {
+            what: format!("{what}; it gets {most}"),
+            place: stanza.limits.place("memory").clone(),
+        });
+    }
+    notes
 }
 
 fn grants(stanza: &PluginStanza) -> PluginGrants {

@@ -65,10 +65,9 @@ pub(super) fn registry(
         builder.ownership(Arc::new(ownership));
     }
     builder.limits(call_limits(&config.limits, access));
-    register(&mut builder, operator::NAME, &operator::operations(sources), None, None);
+    register(&mut builder, operator::NAME, &operator::operations(sources), None);
     for ((stanza, bundle), plugin) in granted.iter().zip(plugins) {
-        let kind = Some(plugin.kind);
-        register(&mut builder, &stanza.name, &plugin.built, kind, Some((stanza, bundle)));
+        register(&mut builder, &stanza.name, &plugin.built, Some((plugin, stanza, bundle)));
         builder.grant(stanza.name.as_str(), authority(stanza), reach(stanza));
         if plugin.kind == Kind::Component {
             builder.limited(stanza.name.as_str());
@@ -119,13 +118,13 @@ fn register(
     builder: &mut RegistryBuilder,
     name: &str,
     built: &Built,
-    kind: Option<Kind>,
-    granted: Option<(&PluginStanza, &Bundle)>,
+    granted: Option<(&LoadedPlugin, &PluginStanza, &Bundle)>,
 ) {
     for (spec, code) in built.manifest.operations.iter().zip(&built.operations) {
         let mut registration = HandlerRegistration::new(spec.clone(), code.clone(), name);
-        registration.limited = kind == Some(Kind::Component);
-        if let Some((stanza, bundle)) = granted {
+        if let Some((plugin, stanza, bundle)) = granted {
+            registration.limited = plugin.kind == Kind::Component;
+            registration.meter = Some(plugin.meter.clone());
             registration.capabilities = bundle.of_operation(&spec.name);
             registration.authority = authority(stanza);
             registration.scoped_env = reach(stanza);

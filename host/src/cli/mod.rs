@@ -43,6 +43,7 @@ mod status;
 mod subscribe;
 mod target;
 mod token;
+mod usage;
 mod vault;
 mod whoami;
 

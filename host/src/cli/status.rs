@@ -11,6 +11,7 @@ use super::call::malformed;
 use super::client::{block_on, one_call};
 use super::failure::Failure;
 use super::output::visible;
+use super::usage::usage;
 use super::{Global, Output, Table};
 
 /// The operation that answers it; it takes the scope `admin` or `observe`.
@@ -37,6 +38,8 @@ impl Status {
         }
         output.line("")?;
         output.line(&plugins(&status).render(false))?;
+        output.line("")?;
+        output.line(&usage(list(&status, "plugins")).render(false))?;
         if !list(&status, "imports").is_empty() {
             output.line("")?;
             output.line(&imports(&status).render(false))?;

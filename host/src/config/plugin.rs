@@ -11,6 +11,7 @@ use super::document::{Node, Read, Table};
 use super::problem::{Place, Places, Problem};
 use super::settings::Settings;
 use super::values::{Bytes, Digest, Signature, choice};
+use crate::budget::{Limit, Limits, TABLE, Unit};
 use crate::plugins::Kind;
 
 /// One plugin of the node.
@@ -104,16 +105,19 @@ impl CapabilityGrant {
     }
 }
 
-/// What a plugin may use. The host's default applies where there is none; a
-/// native plugin's limits cannot be enforced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a plugin may use; see [`TABLE`].
+#[derive(Clone, Debug, Default)]
 pub struct PluginLimits {
-    /// Bytes of memory, for each instance.
-    pub memory: Option<u64>,
-    /// How long it may compute without giving way.
-    pub cpu: Option<Duration>,
-    /// Instances at the same time.
-    pub instances: Option<u32>,
+    /// What the stanza says.
+    pub values: Limits,
+    places: Places,
+}
+
+impl PluginLimits {
+    /// Where a limit stands, or else the table.
+    pub fn place(&self, key: &str) -> &Place {
+        self.places.of(key)
+    }
 }
 
 /// Where a plugin runs.
@@ -455,10 +459,30 @@ fn header(table: &Table<'_>, kind: Option<CapabilityKind>) -> Option<String> {
 
 impl Read for PluginLimits {
     fn read(node: &Node<'_>) -> Option<Self> {
-        node.table(|table| Self {
-            memory: table.get::<Bytes>("memory").map(|bytes| bytes.0),
-            cpu: table.get("cpu"),
-            instances: table.get("instances"),
+        node.table(|table| {
+            let values = TABLE.iter().fold(Limits::default(), |limits, row| {
+                match table.node(row.key).as_ref().and_then(|node| limit(node, row)) {
+                    Some(value) => limits.with(row.resource, value),
+                    None => limits,
+                }
+            });
+            Self { values, places: table.places() }
         })
+    }
+}
+
+/// The value of one row of the table.
+fn limit(node: &Node<'_>, row: &Limit) -> Option<u64> {
+    let value = match row.unit {
+        Unit::Bytes => Bytes::read(node)?.0,
+        Unit::Milliseconds => u64::try_from(Duration::read(node)?.as_millis()).unwrap_or(u64::MAX),
+        Unit::Count => u32::read(node)?.into(),
+    };
+    match value {
+        0 => node.refuse(
+            format!("`{}` of 0 lets the plugin do nothing", row.key),
+            "write more, or remove the key; a plugin that should not run has no stanza",
+        ),
+        value => Some(value),
     }
 }

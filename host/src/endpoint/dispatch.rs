@@ -14,6 +14,7 @@ use alknet_plugin_api::backend::ConnectionBackend;
 use alknet_plugin_api::{AuthContext, Connection, Identity};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use super::config::ConnectionLimits;
 use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::table::{ConnectionTable, Entry, Peer, Route, RouteTable};
+use crate::budget::{Metered, Resource, Timed};
 
 /// How long a handler may go on after its connection has ended, to put its
 /// things in order, before it is dropped.
@@ -190,12 +192,19 @@ impl Dispatcher {
     async fn serve(self: &Arc<Self>, arrival: Arrival, place: Place) {
         let Arrival { connection, origin, streams, deliveries } = arrival;
         let info = connection.info().clone();
-        let Some(Route { plugin, handler: Some(handler) }) = self.routes.get(&info.alpn).cloned()
+        let Some(Route { plugin, handler: Some(handler), meter }) =
+            self.routes.get(&info.alpn).cloned()
         else {
             tracing::warn!("no plugin runs for this ALPN");
             return close(&*connection, CloseCode::NotAvailable);
         };
         tracing::Span::current().record("plugin", &*plugin);
+        // Kept to the handler's end.
+        let Ok(_seat) = meter.as_ref().map(|meter| meter.enter(Resource::Connections)).transpose()
+        else {
+            metrics::counter!("alknet_connections_refused_total", "limit" => "plugin").increment(1);
+            return close(&*connection, CloseCode::RateLimited);
+        };
         let peer = Arc::<Peer>::default();
         let entry = Entry {
             backend: connection.clone(),
@@ -218,9 +227,18 @@ impl Dispatcher {
         );
         tracing::debug!(peer = auth.peer_fingerprint(), "connection opened");
 
-        let handle = Connection::new(connection.clone());
+        let handle = Connection::new(match &meter {
+            Some(meter) => {
+                Arc::new(Metered::new(connection.clone(), meter.clone(), Handle::current()))
+            }
+            None => connection.clone(),
+        });
         // The call itself may panic, so it stands inside what is caught.
-        let mut handling = async move { handler.handle(handle, auth).await }.boxed();
+        let handling = async move { handler.handle(handle, auth).await }.boxed();
+        let mut handling = match meter {
+            Some(meter) => Timed::new(meter, handling).boxed(),
+            None => handling,
+        };
         let run = async {
             let result = AssertUnwindSafe(&mut handling).catch_unwind().await;
             let code = self.outcome(&plugin, result);

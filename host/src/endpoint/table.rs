@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::admission::Origin;
 use super::close::CloseCode;
+use crate::budget::Meter;
 
 /// Who serves an ALPN.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct Route {
     /// Its code; `None` where the plugin is configured and does not run, in
     /// which case connections close with [`CloseCode::NotAvailable`].
     pub handler: Option<Arc<dyn DynHandler>>,
+    /// Counts what the plugin uses, and holds it to its limits.
+    pub meter: Option<Arc<Meter>>,
 }
 
 /// Two plugins want one ALPN.
@@ -71,8 +74,16 @@ impl RouteTable {
                 second: plugin.to_owned(),
             });
         }
-        self.routes.insert(alpn.to_owned(), Route { plugin: plugin.into(), handler });
+        let route = Route { plugin: plugin.into(), handler, meter: None };
+        self.routes.insert(alpn.to_owned(), route);
         Ok(())
+    }
+
+    /// Puts a route's connections on a plugin's account.
+    pub fn meter(&mut self, alpn: &str, meter: Arc<Meter>) {
+        if let Some(route) = self.routes.get_mut(alpn) {
+            route.meter = Some(meter);
+        }
     }
 
     /// The route of an ALPN.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 
 /// Upper bounds of latency buckets in seconds: 10 µs to 10 s.
 const SECONDS: &[f64] = &[
@@ -40,8 +41,17 @@ pub fn upkeep() {
     }
 }
 
+/// What brings metrics up to date before they are shown.
+static SOURCES: Mutex<Vec<Box<dyn Fn() + Send + Sync>>> = Mutex::new(Vec::new());
+
+/// Calls `source` before metrics are shown: for what is counted elsewhere.
+pub fn before_render(source: impl Fn() + Send + Sync + 'static) {
+    SOURCES.lock().push(Box::new(source));
+}
+
 /// Everything collected so far; empty before [`init`].
 pub fn render() -> String {
+    SOURCES.lock().iter().for_each(|source| source());
     upkeep();
     match HANDLE.get() {
         Some(Some(handle)) => handle.render(),

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alknet_plugin_api::CapabilityKind;
 use serde::Serialize;
 
+use crate::budget::{LimitStatus, Meter, Usage};
 use crate::config::Problems;
 use crate::endpoint::ConnectionRecord;
 use crate::endpoint::identity::CertificateStatus;
@@ -113,30 +115,26 @@ pub struct PluginStatus {
     pub artifact: PathBuf,
     /// The artifact's SHA-256 digest in hexadecimal digits.
     pub sha256: String,
-    /// What it may use at most; `None` for a native plugin, which nothing can hold to
-    /// limits.
-    pub limits: Option<PluginBudget>,
+    /// What it may use, and how much of that it does.
+    pub limits: Vec<LimitStatus>,
+    /// What it has used.
+    pub usage: Usage,
     /// What the deployment file grants it.
     pub grants: PluginGrants,
     /// Why it is not there, on a node that started degraded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What it is counted by.
+    #[serde(skip)]
+    pub meter: Arc<Meter>,
 }
 
-/// What a component may use at most, with the node's defaults where the deployment
-/// file says nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PluginBudget {
-    /// Bytes of memory of one instance.
-    pub memory_bytes: u64,
-    /// Milliseconds that an instance may compute without giving way.
-    pub cpu_ms: u64,
-    /// Instances that serve connections at a time.
-    pub connection_instances: u32,
-    /// Instances that serve calls at a time.
-    pub call_instances: u32,
-    /// Handles of the host's that one instance may hold.
-    pub handles: u32,
+impl PluginStatus {
+    /// The same plugin at this moment.
+    #[must_use]
+    pub fn now(&self) -> Self {
+        Self { limits: self.meter.status(), usage: self.meter.usage(), ..self.clone() }
+    }
 }
 
 /// What the deployment file grants a plugin. Names alone: no secret is in it.

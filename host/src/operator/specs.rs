@@ -112,6 +112,16 @@ fn status() -> OperationSpec {
 }
 
 fn plugins() -> OperationSpec {
+    let limit = having(json!({
+        "name": text(),
+        "unit": { "enum": ["bytes", "milliseconds", "count"] },
+        "each": maybe("string"),
+        "limit": maybe("integer"),
+        "used": maybe("integer"),
+        "hits": count(),
+        "enforced": { "type": "boolean" },
+        "beyond": { "enum": ["refused", "waits", "stopped", "not enforceable"] },
+    }));
     let plugin = having(json!({
         "name": text(),
         "kind": { "enum": ["native", "component"] },
@@ -120,11 +130,13 @@ fn plugins() -> OperationSpec {
         "alpns": texts(),
         "operations": texts(),
         "sha256": text(),
-        "limits": maybe("object"),
+        "limits": list(limit),
+        "usage": { "type": "object" },
         "grants": { "type": "object" },
     }));
     let description = "The node's plugins: what they are, how far they are trusted, what they may \
-                       use and what they are granted; and the limits on calls, which hold for all";
+                       use, what they do use and what they are granted; and the limits on calls, \
+                       which hold for all";
     query("node/plugins", description)
         .example(json!({}))
         .output(having(json!({ "plugins": list(plugin), "call_limits": { "type": "object" } })))

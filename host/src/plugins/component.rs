@@ -34,4 +34,4 @@ mod stderr;
 pub use engine::{Engine, EngineOptions};
 pub use error::{ComponentError, Trap};
 pub use limits::ComponentLimits;
-pub use open::open;
+pub use open::{open, open_metered};

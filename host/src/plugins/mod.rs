@@ -8,9 +8,12 @@
 //! 2. *Build*: the plugin gets its host services and its configuration.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alknet_plugin_api::{Built, Host, Json, Manifest};
+
+use crate::budget::Meter;
 
 pub mod artifact;
 #[cfg(feature = "components")]
@@ -86,6 +89,8 @@ pub struct LoadedPlugin {
     pub sha256: [u8; 32],
     /// From the first byte read to the end of its build.
     pub load_time: Duration,
+    /// What it uses.
+    pub meter: Arc<Meter>,
     /// Its handlers and code.
     pub built: Built,
 }

@@ -21,6 +21,7 @@ use super::peers;
 use super::record::{AccessDecided, CallRefused};
 use super::running::Running;
 use super::spec::Entry;
+use crate::budget::Place;
 
 /// A name without the one leading slash that the wire puts there.
 pub(crate) fn bare_name(name: &str) -> &str {
@@ -49,6 +50,9 @@ pub(crate) struct ChildRequest {
     pub(crate) subscription: bool,
 }
 
+/// An operation that may be called, with the call's place among those of its plugin.
+type Admitted = (Arc<Entry>, Option<Place>);
+
 impl Registry {
     /// Starts a call from the wire: everything up to its handler. The caller
     /// has been counted and resolved before.
@@ -57,7 +61,7 @@ impl Registry {
         let started = request.at;
         let caller = request.caller.clone();
         let checked = self.check_root(name, &request);
-        let (entry, limits) = match checked {
+        let ((entry, place), limits) = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 self.refused(name, &error, false, caller.as_deref());
@@ -91,14 +95,14 @@ impl Registry {
             plugin_env: None,
             entry: Some(entry),
         });
-        Ok(Running::new(call, request.input, validate))
+        Ok(Running::new(call, request.input, validate, place))
     }
 
     fn check_root(
         &self,
         name: &str,
         request: &RootRequest,
-    ) -> Result<(Arc<Entry>, Arc<Limits>), CallError> {
+    ) -> Result<(Admitted, Arc<Limits>), CallError> {
         let limits = self.limits.load_full();
         let caller = request.caller.as_deref();
         if let Some(caller) = caller {
@@ -121,7 +125,8 @@ impl Registry {
             }
         };
         self.check_input(&entry, caller, &request.input, None, decided)?;
-        Ok((entry, limits))
+        let place = entry.enter()?;
+        Ok(((entry, place), limits))
     }
 
     /// Takes a call from the caller's bucket, and one from that of the end user
@@ -171,13 +176,13 @@ impl Registry {
                 ),
             });
         let checked = node.and_then(|node| match self.check_child(parent, &request) {
-            Ok(entry) => Ok((node, entry)),
+            Ok((entry, place)) => Ok((node, entry, place)),
             Err(error) => {
                 node.close(End::Done);
                 Err(error)
             }
         });
-        let (node, entry) = match checked {
+        let (node, entry, place) = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 let caller = parent.authority.as_deref();
@@ -210,14 +215,14 @@ impl Registry {
             plugin_env: None,
             entry: Some(entry),
         });
-        Ok(Running::new(call, request.input, validate))
+        Ok(Running::new(call, request.input, validate, place))
     }
 
     fn check_child(
         &self,
         parent: &Arc<Call>,
         request: &ChildRequest,
-    ) -> Result<Arc<Entry>, CallError> {
+    ) -> Result<Admitted, CallError> {
         let name = bare_name(&request.name);
         let entry = match &request.peer {
             Some(peer) => match parent.scoped_env() {
@@ -242,7 +247,8 @@ impl Registry {
         };
         let expected = Some(request.subscription);
         self.check_input(&entry, subject, &request.input, expected, decided)?;
-        Ok(entry)
+        let place = entry.enter()?;
+        Ok((entry, place))
     }
 
     /// The operation that `parent`'s handler means by `name`, if it may name it.

@@ -15,6 +15,7 @@ use super::call::Call;
 use super::cancel::{End, State};
 use super::record::{CallEnded, CallRefused, CallStarted};
 use super::spec::{Code, Entry, HostCall};
+use crate::budget::Place;
 
 /// What a call yields.
 pub(crate) enum Event {
@@ -39,6 +40,8 @@ pub(crate) struct Running {
     /// On the registry's clock.
     deadline: Option<Duration>,
     validate_output: bool,
+    /// Among its plugin's calls, until its end.
+    place: Option<Place>,
     /// Nobody takes what the call yields any more.
     orphaned: bool,
 }
@@ -52,7 +55,12 @@ enum Work {
 }
 
 impl Running {
-    pub(crate) fn new(call: Arc<Call>, input: Json, validate_output: bool) -> Self {
+    pub(crate) fn new(
+        call: Arc<Call>,
+        input: Json,
+        validate_output: bool,
+        place: Option<Place>,
+    ) -> Self {
         let span = tracing::debug_span!(
             target: "alknet::call",
             "call",
@@ -74,6 +82,7 @@ impl Running {
             timer: None,
             span,
             validate_output,
+            place,
             orphaned: false,
         }
     }
@@ -150,7 +159,10 @@ impl Running {
             return Poll::Ready(Event::Completed);
         };
         // The handler is dropped after a panic and never touched again.
-        let polled = catch_unwind(AssertUnwindSafe(|| self.poll_handler(&entry, cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| match &entry.meter {
+            Some(meter) => meter.poll(|| self.poll_handler(&entry, cx)),
+            None => self.poll_handler(&entry, cx),
+        }));
         let outcome = match polled {
             Ok(polled) => ready!(polled),
             Err(_) => {
@@ -249,6 +261,7 @@ impl Running {
         if catch_unwind(AssertUnwindSafe(|| drop(work))).is_err() {
             tracing::error!(operation = self.call.operation(), "a handler panicked when dropped");
         }
+        self.place = None;
         self.span.record("outcome", code.unwrap_or("OK"));
         let registry = &self.call.registry;
         let (Some(recorder), Some(entry)) = (&registry.recorder, &self.call.entry) else { return };
@@ -290,6 +303,7 @@ impl Drop for Running {
                 span: self.span.clone(),
                 deadline: self.deadline.or(Some(latest)),
                 validate_output: false,
+                place: self.place.take(),
                 orphaned: true,
             });
             registry.spawner.spawn(Box::pin(orphan));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use alknet_plugin_api::{
     CallError, CallFuture, CallStream, Capability, Identity, Json, JsonError, OperationCode,
-    OperationSpec, OperationSummary, OperationType, Visibility,
+    OperationSpec, OperationSummary, OperationType, Visibility, code,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::builder::RegistryError;
 use super::call::Call;
 use super::schema::Check;
+use crate::budget::{Full, Meter, Place, Resource};
 
 /// The rights that apply to an operation's own calls, whoever called it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +176,8 @@ pub struct HandlerRegistration {
     /// Whether the plugin answers so many calls at a time and lets others wait. A
     /// call that such a call composes is told, so that it does not wait in turn.
     pub limited: bool,
+    /// Counts the plugin's calls, and refuses those beyond its limits.
+    pub meter: Option<Arc<Meter>>,
 }
 
 impl HandlerRegistration {
@@ -191,6 +194,7 @@ impl HandlerRegistration {
             capabilities: BTreeMap::new(),
             owns: BTreeSet::new(),
             limited: false,
+            meter: None,
         }
     }
 }
@@ -206,6 +210,7 @@ pub struct Entry {
     pub(super) capabilities: BTreeMap<String, Capability>,
     pub(super) owns: BTreeSet<String>,
     pub(super) limited: bool,
+    pub(super) meter: Option<Arc<Meter>>,
     pub(super) input: Check,
     pub(super) output: Check,
     pub(super) errors: HashMap<String, Check>,
@@ -277,6 +282,7 @@ impl Entry {
             capabilities: registration.capabilities,
             owns: registration.owns,
             limited: registration.limited,
+            meter: registration.meter,
             spec,
             code,
             plugin,
@@ -285,6 +291,20 @@ impl Entry {
             output,
             errors,
         })
+    }
+
+    /// A place for one call among those of its plugin.
+    ///
+    /// # Errors
+    /// The plugin is at its limit.
+    pub(super) fn enter(&self) -> Result<Option<Place>, CallError> {
+        let Some(meter) = &self.meter else { return Ok(None) };
+        let resource = match self.spec.op_type {
+            OperationType::Subscription => Resource::Subscriptions,
+            _ => Resource::Calls,
+        };
+        let full = |full: Full| CallError::new(code::RESOURCE_EXHAUSTED, full.to_string());
+        meter.enter(resource).map(Some).map_err(full)
     }
 
     /// The declaration, with the visibility in force.

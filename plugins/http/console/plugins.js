@@ -55,7 +55,7 @@ function card(plugin) {
       ["Operations", plugin.operations.length ? operations(plugin.operations) : null],
     ]),
     h("h3", {}, "Budget"),
-    budget(plugin.limits),
+    budget(plugin),
     h("h3", {}, "Grants"),
     grants(plugin.grants),
     h(
@@ -79,14 +79,43 @@ function operations(names) {
   return h("details", {}, h("summary", {}, `${names.length} operations`), shown);
 }
 
-function budget(limits) {
-  if (!limits) return h("p", { class: "dim" }, "None: nothing can hold a native plugin to a limit.");
-  return facts([
-    ["Memory", `${bytes(limits.memory_bytes)} an instance`],
-    ["Computing", `${ms(limits.cpu_ms)} without giving way`],
-    ["Instances", `${count(limits.connection_instances)} for connections, ${count(limits.call_instances)} for calls`],
-    ["Handles", `${count(limits.handles)} an instance`],
-  ]);
+const LIMITS = {
+  memory: "Memory",
+  cpu: "Computing at a stretch",
+  cpu_per_second: "Computing a second",
+  instances: "Instances for connections",
+  call_instances: "Instances for calls",
+  handles: "Handles",
+  connections: "Connections",
+  streams: "Streams",
+  calls: "Calls in flight",
+  subscriptions: "Subscriptions",
+  bytes_per_second: "Bytes a second",
+};
+
+const UNITS = { bytes, milliseconds: ms, count };
+
+function budget({ limits, usage }) {
+  const [held, free] = [limits.filter((one) => one.enforced), limits.filter((one) => !one.enforced)];
+  const row = (one) => [LIMITS[one.name] ?? one.name, against(one)];
+  return [
+    facts([
+      ...held.filter((one) => one.limit !== null || one.used !== null).map(row),
+      ["Computed", usage.cpu_seconds === null ? null : `${usage.cpu_seconds.toFixed(2)} s since the start`],
+      ["Moved", `${bytes(usage.bytes_in)} in, ${bytes(usage.bytes_out)} out`],
+    ]),
+    free.length > 0 &&
+      h("p", { class: "dim" }, "Not enforceable: ", free.map((one) => (one.limit === null ? one.name : `${one.name} (set)`)).join(", "), "."),
+  ];
+}
+
+// `3 / 100`, and how often that was not enough.
+function against(one) {
+  const show = UNITS[one.unit] ?? String;
+  const limit = one.limit === null ? null : show(one.limit) + (one.each ? ` an ${one.each}` : "");
+  const used = one.used === null ? null : show(one.used);
+  const text = [used, limit].filter((part) => part !== null).join(" / ");
+  return one.hits ? [text, " ", badge(`hit ${count(one.hits)}×`, "warn", `Beyond the limit: ${one.beyond}`)] : text;
 }
 
 function grants(given) {

@@ -4,16 +4,24 @@ mod new;
 
 use std::path::{Path, PathBuf};
 
-use alknet_plugin_api::Manifest;
+use alknet_plugin_api::{Json, Manifest};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::call::malformed;
 use super::check::{everything, plugin_runtime};
+use super::client::{block_on, one_call};
 use super::failure::{Exit, Failure};
+use super::usage::{defaults, usage};
 use super::{Global, Output, Table};
+use crate::budget::{Limits, Meter, Substrate};
 use crate::config::Mode;
 use crate::observe::status::PluginStatus;
 use crate::plugins::{Artifact, Kind, LoadError, Opened, artifact, native};
+
+/// The operation that tells of a running node's plugins; it takes the scope `admin` or
+/// `observe`.
+const PLUGINS: &str = "/node/plugins";
 
 /// Look at plugins, and begin new ones
 #[derive(Debug, Args)]
@@ -25,7 +33,11 @@ pub(super) struct Plugin {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the plugins that the node's configuration names
-    List,
+    List {
+        /// Ask the running node instead, and show what each plugin uses of its limits
+        #[arg(long)]
+        running: bool,
+    },
     /// Show what a plugin's file declares; a native plugin is loaded for it
     Inspect {
         /// The plugin's file
@@ -37,7 +49,14 @@ enum Command {
 impl Plugin {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
         match self.command {
-            Command::List => {
+            Command::List { running: true } => {
+                let target = global.target()?;
+                let question = one_call(&target, PLUGINS, Json::empty_object(), None);
+                let answer: Value = block_on(question)?.to().map_err(malformed)?;
+                let plugins = answer["plugins"].as_array().map_or(&[][..], Vec::as_slice);
+                output.table(&usage(plugins), &json!({ "plugins": plugins }))
+            }
+            Command::List { running: false } => {
                 let runtime = plugin_runtime()?;
                 let directory = global.directory()?;
                 let node = everything(&directory, Mode::Pinned, runtime.handle())?;
@@ -56,11 +75,20 @@ impl Plugin {
                 let (opened, sha256) = inspect(&file)?;
                 let (kind, manifest) = (opened.kind(), opened.manifest());
                 let digest = hex::encode(sha256);
+                let substrate = match kind {
+                    Kind::Native => Substrate::Native,
+                    Kind::Component => Substrate::Component,
+                };
+                let limits = Meter::new("", substrate, Limits::default()).status();
                 match output.is_json() {
                     true => output.json(&json!({
                         "kind": kind, "trust": kind.trust(), "sha256": digest, "manifest": manifest,
+                        "limits": limits,
                     })),
-                    false => output.line(&describe(kind, &digest, manifest)),
+                    false => {
+                        output.line(&describe(kind, &digest, manifest))?;
+                        output.line(&format!("\n{}", defaults(&limits).render(false)))
+                    }
                 }
             }
         }
@@ -194,9 +222,11 @@ mod tests {
             load_time: std::time::Duration::from_micros(1_230),
             artifact: "echo.wasm".into(),
             sha256: "00".into(),
-            limits: None,
+            limits: Vec::new(),
+            usage: Default::default(),
             grants: Default::default(),
             failure: None,
+            meter: Meter::new("echo", Substrate::Component, Limits::default()),
         };
         let missing = PluginStatus { failure: Some("gone".into()), ..plugin.clone() };
         let text = table(&[plugin, missing]).render(false);

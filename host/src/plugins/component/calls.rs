@@ -21,6 +21,7 @@ use super::imports::{Sink, SinkSlot};
 use super::instance::Instance;
 use super::linger::{Entered, Lingering};
 use super::open::Component;
+use crate::budget::Resource;
 
 /// How many instances for nested calls there may be to one for others.
 const NESTED: usize = 8;
@@ -52,6 +53,10 @@ impl Calls {
     /// one may hold the places: then it is refused when there is none.
     async fn place(&self, nested: bool) -> Result<SemaphorePermit<'_>, CallError> {
         if !nested {
+            if let Ok(place) = self.places.try_acquire() {
+                return Ok(place);
+            }
+            self.plugin.program.meter.hit(Resource::CallInstances);
             let place = self.places.acquire().await;
             return place.map_err(|_| CallError::aborted("shutting down"));
         }

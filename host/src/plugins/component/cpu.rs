@@ -5,18 +5,25 @@
 //! thread away, and one that does so for its whole slice without waiting for
 //! anything is stopped. A slice is counted between two waits, not over a life,
 //! so that a connection may live for years.
+//!
+//! How long a plugin may compute in each second is another limit, of all its instances
+//! together: one that has used it up is not polled until there is more.
 
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::thread::Thread;
 use std::time::Duration;
 
+use alknet_plugin_api::Host;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use wasmtime::{EngineWeak, UpdateDeadline};
 
 use super::error::Trap;
+use crate::budget::{Meter, Resource};
 
 /// How often the epoch advances while components run.
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -104,10 +111,18 @@ pub(super) struct Cpu {
     preempted: AtomicBool,
     /// The tick at which the current poll began.
     entered: AtomicU64,
+    meter: Arc<Meter>,
+    /// Whose timers it waits by; without one it does not wait.
+    host: Option<Host>,
 }
 
 impl Cpu {
-    pub(super) fn new(ticker: Arc<Ticker>, slice_ms: u64) -> Arc<Self> {
+    pub(super) fn new(
+        ticker: Arc<Ticker>,
+        slice_ms: u64,
+        meter: Arc<Meter>,
+        host: Option<Host>,
+    ) -> Arc<Self> {
         let ticks = slice_ms.div_ceil(TICK.as_millis() as u64).max(1);
         Arc::new(Self {
             ticker,
@@ -115,6 +130,8 @@ impl Cpu {
             used: AtomicU32::new(0),
             preempted: AtomicBool::new(false),
             entered: AtomicU64::new(0),
+            meter,
+            host,
         })
     }
 
@@ -133,6 +150,7 @@ impl Cpu {
         }
         self.preempted.store(true, Ordering::Relaxed);
         if self.used.fetch_add(1, Ordering::Relaxed) + 1 > self.slice {
+            self.meter.hit(Resource::Cpu);
             let ms = u64::from(self.slice) * TICK.as_millis() as u64;
             return Err(Trap::CpuSlice(ms).into());
         }
@@ -142,15 +160,34 @@ impl Cpu {
     /// Runs an instance's future on its account.
     pub(super) async fn meter<F: Future>(&self, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
+        let mut pause = None;
         std::future::poll_fn(|cx| {
+            ready!(self.poll_allowed(cx, &mut pause));
             self.entered.store(self.ticker.enter(), Ordering::Relaxed);
             self.preempted.store(false, Ordering::Relaxed);
-            let poll = future.as_mut().poll(cx);
+            let poll = self.meter.poll(|| future.as_mut().poll(cx));
             if matches!(poll, Poll::Pending) && !self.preempted.load(Ordering::Relaxed) {
                 self.refill();
             }
             poll
         })
         .await
+    }
+
+    /// Waits until the plugin may compute.
+    fn poll_allowed(
+        &self,
+        cx: &mut Context<'_>,
+        pause: &mut Option<BoxFuture<'static, ()>>,
+    ) -> Poll<()> {
+        let Some(host) = &self.host else { return Poll::Ready(()) };
+        loop {
+            if let Some(waiting) = pause {
+                ready!(waiting.poll_unpin(cx));
+                *pause = None;
+            }
+            let Some(wait) = self.meter.compute_wait() else { return Poll::Ready(()) };
+            *pause = Some(host.backend().sleep(wait));
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::cache::Cache;
 use super::cpu::Ticker;
 use super::error::ComponentError;
 use super::instance::State;
+use crate::budget::MAX_INSTANCE_MEMORY;
 
 /// Memory mappings left to the rest of the process.
 const RESERVED_MAPS: u64 = 8_192;
@@ -43,7 +44,7 @@ impl Default for EngineOptions {
         Self {
             cache_dir: None,
             memory_budget: 1 << 30,
-            max_instance_memory: 1 << 30,
+            max_instance_memory: MAX_INSTANCE_MEMORY,
             max_instances: 2_048,
         }
     }

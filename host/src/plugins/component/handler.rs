@@ -9,6 +9,7 @@ use super::bindings::alknet::plugin::types;
 use super::error::{ComponentError, Trap};
 use super::linger::Lingering;
 use super::open::Component;
+use crate::budget::Resource;
 
 /// The handler of one of a component's ALPNs.
 pub(super) struct Handler {
@@ -31,12 +32,10 @@ impl DynHandler for Handler {
         let host = self.plugin.host.clone();
         Box::pin(Lingering::new(host, move |entered| async move {
             let limit = self.plugin.program.limits.connection_instances;
-            let place = self
-                .plugin
-                .connections
-                .clone()
-                .try_acquire_owned()
-                .map_err(|_| stopped(Trap::Instances(limit)))?;
+            let place = self.plugin.connections.clone().try_acquire_owned().map_err(|_| {
+                self.plugin.program.meter.hit(Resource::Instances);
+                stopped(Trap::Instances(limit))
+            })?;
             let auth = serde_json::to_string(&auth)
                 .map_err(|error| HandlerError::internal(error.to_string()))?;
             let mut instance =

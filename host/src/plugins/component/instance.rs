@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alknet_plugin_api::{Connection, Host};
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::{Accessor, ResourceTable};
+use wasmtime::component::{Accessor, ResourceTable, ResourceTableError};
 use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -14,12 +14,14 @@ use super::engine::{Engine, MemoryBudget};
 use super::error::{ComponentError, Trap};
 use super::limits::ComponentLimits;
 use super::stderr::Stderr;
+use crate::budget::{Meter, Place, Resource};
 
 /// A component that instances can be made of.
 pub(super) struct Program {
     pub(super) engine: Engine,
     pub(super) pre: PluginPre<State>,
     pub(super) limits: ComponentLimits,
+    pub(super) meter: Arc<Meter>,
 }
 
 /// What an instance reaches through its imports.
@@ -46,6 +48,7 @@ struct Memory {
     limit: u64,
     used: u64,
     node: Arc<MemoryBudget>,
+    meter: Arc<Meter>,
 }
 
 impl ResourceLimiter for Memory {
@@ -59,10 +62,12 @@ impl ResourceLimiter for Memory {
         // Stopping the instance here names the cause. Were growth only refused,
         // the plugin would end itself, for no reason that anybody could see.
         if self.used + more > self.limit {
+            self.meter.hit(Resource::Memory);
             return Err(Trap::Memory(self.limit).into());
         }
         self.node.take(more).map_err(Trap::NodeMemory)?;
         self.used += more;
+        self.meter.grow(more);
         Ok(true)
     }
 
@@ -79,6 +84,7 @@ impl ResourceLimiter for Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.node.give_back(self.used);
+        self.meter.shrink(self.used);
     }
 }
 
@@ -88,25 +94,28 @@ pub(super) struct Instance {
     plugin: Plugin,
     cpu: Arc<Cpu>,
     stderr: Stderr,
-    _counted: Counted,
+    counted: Counted,
     /// Its place among the plugin's instances.
     _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Keeps count of the instances that there are.
-struct Counted(metrics::Gauge);
+struct Counted {
+    gauge: metrics::Gauge,
+    place: Place,
+}
 
 impl Counted {
-    fn new() -> Self {
+    fn new(place: Place) -> Self {
         let gauge = metrics::gauge!("alknet_component_instances");
         gauge.increment(1.0);
-        Self(gauge)
+        Self { gauge, place }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.decrement(1.0);
+        self.gauge.decrement(1.0);
     }
 }
 
@@ -118,7 +127,14 @@ impl Program {
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<Instance, Trap> {
         let stderr = Stderr::new(host.clone());
-        let cpu = Cpu::new(self.engine.ticker(), self.limits.cpu_slice_ms);
+        let meter = self.meter.clone();
+        let cpu =
+            Cpu::new(self.engine.ticker(), self.limits.cpu_slice_ms, meter.clone(), host.clone());
+        // Whoever has a place among those for connections serves one.
+        let counted = meter.count(match place {
+            Some(_) => Resource::Instances,
+            None => Resource::CallInstances,
+        });
         let mut table = ResourceTable::new();
         table.set_max_capacity(self.limits.handles as usize);
         let wasi = WasiCtx::builder()
@@ -128,7 +144,7 @@ impl Program {
             .allow_ip_name_lookup(false)
             .build();
         let memory =
-            Memory { limit: self.limits.memory_bytes, used: 0, node: self.engine.memory() };
+            Memory { limit: self.limits.memory_bytes, used: 0, node: self.engine.memory(), meter };
         let state = State { table, host, connection: None, cpu: cpu.clone(), wasi, memory };
         let mut store = Store::new(self.engine.wasmtime(), state);
         store.limiter(|state| &mut state.memory);
@@ -139,7 +155,7 @@ impl Program {
             .meter(self.pre.instantiate_async(&mut store))
             .await
             .map_err(|error| self.explain(&error, &stderr))?;
-        Ok(Instance { store, plugin, cpu, stderr, _counted: Counted::new(), _place: place })
+        Ok(Instance { store, plugin, cpu, stderr, counted: Counted::new(counted), _place: place })
     }
 
     fn explain(&self, error: &wasmtime::Error, stderr: &Stderr) -> Trap {
@@ -163,7 +179,12 @@ impl Instance {
         let run = self.store.run_concurrent(async |accessor| export(accessor, plugin).await);
         match self.cpu.meter(run).await {
             Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) | Err(error) => Err(Trap::from_wasmtime(&error, &self.stderr.last())),
+            Ok(Err(error)) | Err(error) => {
+                if let Some(ResourceTableError::Full) = error.downcast_ref() {
+                    self.counted.place.meter().hit(Resource::Handles);
+                }
+                Err(Trap::from_wasmtime(&error, &self.stderr.last()))
+            }
         }
     }
 

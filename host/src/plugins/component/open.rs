@@ -15,6 +15,7 @@ use super::error::{ComponentError, Trap};
 use super::handler::Handler;
 use super::instance::{Instance, Program};
 use super::limits::ComponentLimits;
+use crate::budget::{Limits, Meter, Substrate};
 use crate::plugins::{Artifact, Kind, LoadError, Opened};
 
 /// The world's package.
@@ -33,7 +34,20 @@ const EXPORTS: [&str; 6] = ["manifest", "build", "verify", "handle", "call", "su
 pub fn open(
     artifact: Artifact,
     engine: &Engine,
+    limits: ComponentLimits,
+) -> Result<Box<dyn Opened>, LoadError> {
+    open_metered(artifact, engine, limits, Meter::new("", Substrate::Component, Limits::default()))
+}
+
+/// As [`open`], on the account of `meter`, whose limits `limits` are.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_metered(
+    artifact: Artifact,
+    engine: &Engine,
     mut limits: ComponentLimits,
+    meter: Arc<Meter>,
 ) -> Result<Box<dyn Opened>, LoadError> {
     let refuse =
         |cause: ComponentError| LoadError::Component { path: artifact.path.clone(), cause };
@@ -46,7 +60,7 @@ pub fn open(
         .and_then(PluginPre::new)
         .map_err(|error| refuse(ComponentError::Types(format!("{error:#}"))))?;
     limits.memory_bytes = limits.memory_bytes.min(engine.max_instance_memory());
-    let program = Arc::new(Program { engine: engine.clone(), pre, limits });
+    let program = Arc::new(Program { engine: engine.clone(), pre, limits, meter });
     let manifest = block_on(manifest(&program)).map_err(refuse)?;
     Ok(Box::new(OpenedComponent { artifact, program, manifest }))
 }
