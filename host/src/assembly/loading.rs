@@ -94,9 +94,8 @@ impl Loader {
             Err(error) => return self.refuse(stanza, error),
         };
         let problems = mismatches(stanza, opened.manifest());
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        let problems: Problems = problems.into_iter().flat_map(|(_, found)| found).collect();
+        problems.into_result(())?;
         let kind = opened.kind();
         let host = PluginHost::new(
             stanza.name.as_str(),
@@ -120,13 +119,43 @@ impl Loader {
         }
     }
 
-    fn open(&mut self, stanza: &PluginStanza) -> Result<Verified, LoadError> {
-        let policy = artifact::Policy {
+    /// Whether a plugin may be loaded. The rest has been refused with the file, and no
+    /// code of it runs.
+    pub(super) fn admits(&self, stanza: &PluginStanza) -> bool {
+        let pinned = stanza.sha256.is_some() || self.policy.allow_unpinned;
+        let signed = stanza.signature.is_some() || self.policy.trusted_keys.is_empty();
+        pinned && signed && !stanza.unclear
+    }
+
+    /// Checks the file of a plugin that is not loaded, as far as its stanza says what to
+    /// check it against.
+    pub(super) fn verify(&self, stanza: &PluginStanza) -> Problems {
+        if stanza.artifact.as_os_str().is_empty() {
+            return Problems::default();
+        }
+        let mut policy = self.policy(stanza);
+        policy.allow_unpinned = true;
+        if policy.signature.is_none() || policy.trusted_keys.is_empty() {
+            (policy.signature, policy.trusted_keys) = (None, Vec::new());
+        }
+        let verified = Artifact::read(&stanza.artifact, &policy).and_then(|artifact| {
+            artifact.kind()?;
+            Ok(())
+        });
+        let refused = verified.err().map(|error| self.refuse(stanza, error));
+        refused.and_then(Result::err).unwrap_or_default()
+    }
+
+    fn policy(&self, stanza: &PluginStanza) -> artifact::Policy {
+        artifact::Policy {
             sha256: stanza.sha256.map(|digest| digest.0),
             signature: stanza.signature.as_ref().map(|s| artifact::SignatureSource::Bytes(s.0)),
             ..self.policy.clone()
-        };
-        let artifact = Artifact::read(&stanza.artifact, &policy)?;
+        }
+    }
+
+    fn open(&mut self, stanza: &PluginStanza) -> Result<Verified, LoadError> {
+        let artifact = Artifact::read(&stanza.artifact, &self.policy(stanza))?;
         let sha256 = artifact.sha256;
         let found = artifact.kind()?;
         if let Some(expected) = stanza.kind.filter(|kind| *kind != found) {
@@ -203,38 +232,57 @@ impl Loader {
     }
 }
 
-/// Where stanza and manifest disagree.
-fn mismatches(stanza: &PluginStanza, manifest: &Manifest) -> Problems {
-    let mut problems = Problems::default();
-    for error in manifest.problems() {
-        problems.push(stanza.problem(
+/// Where stanza and manifest disagree, by what it is about.
+pub(super) fn mismatches(
+    stanza: &PluginStanza,
+    manifest: &Manifest,
+) -> Vec<(&'static str, Vec<Problem>)> {
+    let declared = manifest.problems().into_iter().map(|error| {
+        stanza.problem(
             "artifact",
             format!("plugin `{}` declares itself wrongly: {error}", stanza.name),
             "ask the plugin's author for a corrected build",
-        ));
-    }
-    for alpn in stanza.alpn.iter().flatten() {
-        if !manifest.alpns.contains(alpn) {
-            problems.push(stanza.problem(
-                "alpn",
-                format!("plugin `{}` does not provide ALPN `{alpn}`", stanza.name),
-                match manifest.alpns.is_empty() {
-                    true => "remove `alpn`: the plugin provides none".to_owned(),
-                    false => format!("choose from: {}", manifest.alpns.join(", ")),
-                },
-            ));
-        }
-    }
-    if manifest.gateway && !stanza.gateway {
-        problems.push(stanza.problem(
+        )
+    });
+    vec![
+        ("manifest", declared.collect()),
+        ("ALPNs", alpn_problems(stanza, manifest)),
+        ("gateway", gateway_problem(stanza, manifest).into_iter().collect()),
+        ("capabilities", capability_problems(stanza, manifest)),
+        ("configuration", settings_problems(stanza, manifest)),
+    ]
+}
+
+fn alpn_problems(stanza: &PluginStanza, manifest: &Manifest) -> Vec<Problem> {
+    let listed = stanza.alpn.iter().flatten();
+    let missing = listed.filter(|alpn| !manifest.alpns.contains(alpn)).map(|alpn| {
+        stanza.problem(
+            "alpn",
+            format!("plugin `{}` does not provide ALPN `{alpn}`", stanza.name),
+            match manifest.alpns.is_empty() {
+                true => "remove `alpn`: the plugin provides none".to_owned(),
+                false => format!("choose from: {}", manifest.alpns.join(", ")),
+            },
+        )
+    });
+    missing.collect()
+}
+
+fn gateway_problem(stanza: &PluginStanza, manifest: &Manifest) -> Option<Problem> {
+    (manifest.gateway && !stanza.gateway).then(|| {
+        stanza.problem(
             "name",
             format!(
                 "plugin `{}` makes calls on behalf of its peers, which is not granted",
                 stanza.name
             ),
             "write `gateway = true` in its stanza, or leave the plugin out",
-        ));
-    }
+        )
+    })
+}
+
+fn capability_problems(stanza: &PluginStanza, manifest: &Manifest) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for wish in &manifest.capabilities {
         match stanza.capabilities.get(&wish.name) {
             Some(grant) if grant.kind != wish.kind => problems.push(stanza.problem(
@@ -275,7 +323,6 @@ fn mismatches(stanza: &PluginStanza, manifest: &Manifest) -> Problems {
             ));
         }
     }
-    problems.extend(settings_problems(stanza, manifest));
     problems
 }
 

@@ -13,10 +13,13 @@
 //! Everything wrong with a deployment is collected and reported at once.
 
 mod confine;
+pub mod doctor;
+pub mod explain;
 #[cfg(feature = "imports")]
 mod http_imports;
 mod identity;
 mod importing;
+pub mod install;
 mod loading;
 mod node;
 mod plugins;
@@ -64,18 +67,19 @@ struct Deployment {
 }
 
 impl Deployment {
-    /// Reads both files. What is wrong goes to `problems`, and a file that says
-    /// nothing usable about access counts as empty, so that the rest can be
-    /// looked at too; `None` without a usable `node.toml`.
+    /// Reads both files. What is wrong goes to `problems`; what could be read in spite of
+    /// it counts, and an `access.toml` that is wrong counts as empty, so that the rest can
+    /// be looked at too. `None` without a `node.toml`.
     fn load(directory: &NodeDirectory, mode: Mode, problems: &mut Problems) -> Option<Self> {
-        let node = problems.take(NodeConfig::load(&directory.node_config(), mode));
+        let (node, found) = NodeConfig::load_partly(&directory.node_config(), mode);
+        problems.extend(found);
         let access = problems.take(AccessConfig::load(&directory.access_config()));
         let access = access.unwrap_or_default();
         let policy = problems.take(access.policy(&directory.access_config()));
         let node = node?;
         problems.extend(access.over(&node.limits));
         if let Some(problem) = identity::problem(&node) {
-            problems.push(problem);
+            problems.push_first(problem);
         }
         let policy = PolicyStore::new(policy.unwrap_or_default(), system_unix_time());
         Some(Self { node, access, policy: Arc::new(policy) })
@@ -162,7 +166,13 @@ pub fn assemble(
         return Err(problems);
     };
     let lender = problems.take(Lender::open(&deployment.node).map_err(Problems::from)).flatten();
-    let key = problems.take(node_key(&deployment.node, lender.as_ref()).map_err(Problems::from));
+    let key = match node_key(&deployment.node, lender.as_ref()) {
+        Ok(key) => key,
+        Err(problem) => {
+            problems.push_first(problem);
+            None
+        }
+    };
     let (draining, drained) = watch::channel(false);
     let shared = Shared::new(runtime.clone(), drained);
     let Some(mut loader) =
@@ -182,7 +192,11 @@ pub fn assemble(
             // Nothing to lend, or a locked vault, which is a problem already.
             None => stanza.capabilities.is_empty().then(Bundle::default),
         };
-        let Some(bundle) = bundle else { continue };
+        let known = stanzas.iter().any(|known| known.name == stanza.name);
+        let Some(bundle) = bundle.filter(|_| loader.admits(stanza) && !known) else {
+            problems.extend(loader.verify(stanza));
+            continue;
+        };
         match loader.load(stanza, &bundle) {
             Ok(loading::Loaded::Ready(plugin)) => {
                 alpns.push(
@@ -211,7 +225,7 @@ pub fn assemble(
     let strikes = Strikes::default();
     let granted: Vec<_> = stanzas.iter().copied().zip(&bundles).collect();
     let audit = AuditSource::default();
-    let registry = registering::registry(
+    let (registry, found) = registering::registry(
         (&deployment.node, &deployment.access.limits),
         runtime,
         &granted,
@@ -220,11 +234,15 @@ pub fn assemble(
         (&strikes, &audit),
         |builder| importing::register(builder, &deployment.node, &imports, &plugins, &peers),
     );
-    let registry = problems.take(registry);
+    problems.extend(found);
+    if let Some(registry) = registry.as_ref().filter(|_| !problems.is_empty()) {
+        let loaded: Vec<_> = stanzas.iter().map(|stanza| stanza.name.as_str()).collect();
+        problems.extend(beside(&deployment.node, registry, &loaded));
+    }
     problems.into_result(())?;
     // Without problems there is one.
     let registry = registry.ok_or_else(Problems::default)?;
-    let key = key.flatten().ok_or_else(Problems::default)?;
+    let key = key.ok_or_else(Problems::default)?;
     let policy = deployment.policy.clone();
     shared.open(Arc::new(registering::NodeServices::new(&registry, policy.clone())));
     let explainer = Arc::new(why::Explainer::new(
@@ -290,16 +308,9 @@ impl Assembled {
     /// node starts all the same.
     pub fn findings(&self) -> Vec<Note> {
         let findings = self.registry.findings();
-        let plugins = &self.deployment.node.plugins;
-        let note = |finding: &Finding| {
-            let stanza = plugins.iter().find(|stanza| stanza.name == finding.plugin());
-            Note {
-                what: finding.to_string(),
-                place: match stanza {
-                    Some(stanza) => stanza.place(finding.key()).clone(),
-                    None => Place::file_only(&self.deployment.node.file),
-                },
-            }
+        let note = |finding: &Finding| Note {
+            what: finding.to_string(),
+            place: place(&self.deployment.node, finding),
         };
         let limits = self.unenforceable();
         findings.iter().map(note).chain(limits).collect()
@@ -329,6 +340,35 @@ impl Assembled {
         });
         ready.chain(self.missing.iter().cloned()).collect()
     }
+}
+
+/// Where a finding belongs.
+fn place(config: &NodeConfig, finding: &Finding) -> Place {
+    match config.plugins.iter().find(|stanza| stanza.name == finding.plugin()) {
+        Some(stanza) => stanza.place(finding.key()).clone(),
+        None => Place::file_only(&config.file),
+    }
+}
+
+/// What is told beside problems: what can never work, as far as the plugins that were
+/// loaded show it. What one of the others would serve is not missing.
+fn beside(config: &NodeConfig, registry: &Registry, loaded: &[&str]) -> Vec<Problem> {
+    let unloaded = |target: &str| {
+        let namespace = target.split('/').next().unwrap_or_default();
+        let mut plugins = config.plugins.iter().map(|stanza| stanza.name.as_str());
+        plugins.any(|name| name == namespace && !loaded.contains(&name))
+    };
+    let whole = loaded.len() == config.plugins.len();
+    let certain = |finding: &Finding| match finding {
+        Finding::Unknown { target, .. } => !unloaded(target),
+        Finding::Unreachable { .. } => whole,
+        _ => true,
+    };
+    let note = |finding: &Finding| {
+        let remedy = "it keeps nothing from starting; see `alknet check`";
+        place(config, finding).problem(finding.to_string(), remedy).as_note()
+    };
+    registry.findings().iter().filter(|finding| certain(finding)).map(note).collect()
 }
 
 /// The ALPNs of plugins that are there and of those that are missing, in order of

@@ -85,7 +85,7 @@ pub(super) fn launch(meter: &Meter, stanza: &PluginStanza, sandbox: &Sandbox) ->
 }
 
 /// How a plugin that is made of this runs.
-fn substrate(kind: Kind, isolation: Isolation) -> Substrate {
+pub(super) fn substrate(kind: Kind, isolation: Isolation) -> Substrate {
     match (kind, isolation) {
         (Kind::Component, _) => Substrate::Component,
         (Kind::Isolated, _) | (_, Isolation::Process) => Substrate::Process,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use alknet_plugin_api::{Built, Connection, Gateway, Identity, OperationEnv, Visibility};
+use alknet_plugin_api::{Built, Connection, Gateway, Identity, Manifest, OperationEnv, Visibility};
 use tokio::runtime::Handle;
 
 use crate::auth::{IdentityProvider, PolicyStore};
@@ -28,7 +28,10 @@ pub(super) fn duplicate_alpns(stanzas: &[&PluginStanza], alpns: &[Vec<String>]) 
     let mut problems = Problems::default();
     for (stanza, alpns) in stanzas.iter().zip(alpns) {
         for alpn in alpns {
-            if let Some(first) = owners.insert(alpn, stanza) {
+            if let Some(first) = owners.insert(alpn, stanza)
+                // What both name has been found in the file already.
+                && (first.alpn.is_none() || stanza.alpn.is_none())
+            {
                 problems.push(stanza.problem(
                     "alpn",
                     format!(
@@ -43,7 +46,8 @@ pub(super) fn duplicate_alpns(stanzas: &[&PluginStanza], alpns: &[Vec<String>]) 
     problems
 }
 
-/// Freezes the operations of all plugins, and the node's own, into a registry.
+/// Freezes the operations of all plugins, and the node's own, into a registry. There may
+/// be one in spite of problems, to be looked at.
 pub(super) fn registry(
     (config, access): (&NodeConfig, &AccessLimits),
     runtime: &Handle,
@@ -52,7 +56,7 @@ pub(super) fn registry(
     sources: &Sources,
     (strikes, audit): (&Strikes, &AuditSource),
     import: impl FnOnce(&mut RegistryBuilder) -> Problems,
-) -> Result<Arc<Registry>, Problems> {
+) -> (Option<Arc<Registry>>, Problems) {
     let clock = Arc::new(TokioClock::new());
     let mut builder = RegistryBuilder::new(clock, Arc::new(TokioSpawner(runtime.clone())));
     builder.recorder(Arc::new(CallRecorder::new(
@@ -73,17 +77,17 @@ pub(super) fn registry(
             builder.limited(stanza.name.as_str());
         }
     }
-    let unhidden =
-        granted.iter().zip(plugins).flat_map(|((stanza, _), plugin)| unknown(stanza, plugin));
+    let unhidden = granted
+        .iter()
+        .zip(plugins)
+        .flat_map(|((stanza, _), plugin)| unknown(stanza, &plugin.built.manifest));
     problems.extend(unhidden);
     problems.extend(import(&mut builder));
-    let frozen = builder.freeze();
-    match frozen {
-        Ok(registry) if problems.is_empty() => Ok(registry),
-        Ok(_) => Err(problems),
+    match builder.freeze() {
+        Ok(registry) => (Some(registry), problems),
         Err(errors) => {
             problems.extend(errors.iter().map(|error| place(config, granted, error)));
-            Err(problems)
+            (None, problems)
         }
     }
 }
@@ -161,9 +165,8 @@ fn reach(stanza: &PluginStanza) -> ScopedPeerEnv {
 }
 
 /// Names in `hide` and `expose` that the plugin does not serve.
-fn unknown(stanza: &PluginStanza, plugin: &LoadedPlugin) -> Vec<Problem> {
-    let serves =
-        |name: &String| plugin.built.manifest.operations.iter().any(|spec| spec.name == *name);
+pub(super) fn unknown(stanza: &PluginStanza, manifest: &Manifest) -> Vec<Problem> {
+    let serves = |name: &String| manifest.operations.iter().any(|spec| spec.name == *name);
     let lists = [("hide", &stanza.hide), ("expose", &stanza.expose)];
     let missing = lists.into_iter().flat_map(|(key, names)| {
         names.iter().filter(|name| !serves(name)).map(move |name| {

@@ -393,7 +393,7 @@ fn rights(identity: &Identity) -> String {
 }
 
 /// What an operation asks of its caller, as the end of a sentence.
-fn needs(access: &AccessControl) -> String {
+pub(super) fn needs(access: &AccessControl) -> String {
     let mut needs = Vec::new();
     if !access.required_scopes.is_empty() {
         needs.push(holds("needs", &access.required_scopes, "scopes"));

@@ -1,7 +1,9 @@
 //! `alknet check`: everything that start-up would refuse, without starting.
 
 use clap::Args;
+use serde_json::json;
 
+use super::explain;
 use super::failure::{Exit, Failure};
 use super::{Global, Output};
 use crate::assembly::{Assembled, assemble, confine};
@@ -9,7 +11,12 @@ use crate::config::{KnownNodes, Mode, NodeConfig, NodeDirectory, Problems};
 
 /// Check the node's files without starting it
 #[derive(Debug, Args)]
-pub(super) struct Check {}
+pub(super) struct Check {
+    /// Print what the files amount to: listeners, plugins, their trust, rights and secrets'
+    /// names, and who may call what
+    #[arg(long)]
+    explain: bool,
+}
 
 impl Check {
     pub(super) fn run(self, global: &Global, output: &Output) -> Result<(), Failure> {
@@ -21,12 +28,22 @@ impl Check {
         let runtime = plugin_runtime()?;
         let assembled = everything(&directory, Mode::Pinned, runtime.handle())?;
         let findings = assembled.findings();
+        let effective = self.explain.then(|| assembled.effective());
         match output.is_json() {
-            true => output.json(&serde_json::json!({
-                "problems": [], "findings": findings, "plugins": assembled.plugins(),
-                "imports": assembled.imports(),
-            })),
+            true => {
+                let mut checked = json!({
+                    "problems": [], "findings": findings, "plugins": assembled.plugins(),
+                    "imports": assembled.imports(),
+                });
+                if let Some(effective) = effective {
+                    checked["effective"] = json!(effective);
+                }
+                output.json(&checked)
+            }
             false => {
+                if let Some(effective) = effective {
+                    explain::print(&effective, output)?;
+                }
                 for finding in &findings {
                     output.note(&format!("note: {finding}"));
                 }

@@ -17,7 +17,7 @@ use super::failure::{Exit, Failure};
 use super::run::{NamedPlugin, named_plugin};
 use super::{Global, Output};
 use crate::config::NodeDirectory;
-use crate::scaffold::{Project, ProjectError, Sources};
+use crate::scaffold::{Profile, Project, ProjectError, Sources};
 
 /// What a node has to end before it is killed. Its own drain takes less.
 const STOP: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ impl Session<'_> {
     /// the one that runs goes on.
     async fn build_and_start(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
-        let artifact = match self.project.build().await {
+        let artifact = match self.project.build(Profile::Dev).await {
             Ok(artifact) => artifact,
             Err(ProjectError::Build) => {
                 self.output.note("it does not build; waiting for a change");
@@ -203,7 +203,7 @@ impl Session<'_> {
     }
 }
 
-fn refused(error: ProjectError) -> Failure {
+pub(super) fn refused(error: ProjectError) -> Failure {
     let exit = match error {
         ProjectError::Cargo(_) | ProjectError::Watch(_) => Exit::Unavailable,
         _ => Exit::Usage,

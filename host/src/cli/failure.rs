@@ -7,7 +7,10 @@ use alknet_plugin_api::{CallError, code};
 use alknet_vault::{StoreError, VaultError};
 use serde_json::{Value, json};
 
+use crate::assembly::install::InstallError;
 use crate::config::{EditError, Problems};
+use crate::plugins::LoadError;
+use crate::plugins::package::{PackageError, VerifyError};
 
 /// The exit statuses, after the BSD `sysexits` where they have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +22,14 @@ pub enum Exit {
     Answer = 1,
     /// The command line is wrong.
     Usage = 64,
+    /// A file is not what it claims to be: altered, damaged, or for another machine.
+    Data = 65,
     /// The node or an address cannot be reached, or the vault does not unlock.
     Unavailable = 69,
     /// alknet itself failed.
     Internal = 70,
+    /// Nobody who is trusted vouches for a file.
+    Untrusted = 77,
     /// The configuration is wrong.
     Config = 78,
 }
@@ -132,6 +139,43 @@ impl From<EditError> for Failure {
                 Self::new(Exit::Config, error.to_string())
             }
             error => Self::new(Exit::Usage, error.to_string()),
+        }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let exit = match error {
+            LoadError::Unsigned { .. }
+            | LoadError::Signature { .. }
+            | LoadError::SignatureUnchecked { .. } => Exit::Untrusted,
+            _ => Exit::Data,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<PackageError> for Failure {
+    fn from(error: PackageError) -> Self {
+        Self::new(Exit::Data, error.to_string())
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        Self::new(Exit::Data, error.to_string())
+    }
+}
+
+impl From<InstallError> for Failure {
+    fn from(error: InstallError) -> Self {
+        match error {
+            InstallError::Edit(error) => error.into(),
+            InstallError::Load(error) => error.into(),
+            InstallError::Untrusted { .. } => Self::new(Exit::Untrusted, error.to_string()),
+            InstallError::IsPackage(_) => Self::new(Exit::Usage, error.to_string()),
+            InstallError::File { .. } => Self::new(Exit::Config, error.to_string()),
+            error => Self::new(Exit::Data, error.to_string()),
         }
     }
 }

@@ -11,8 +11,10 @@
 //! | 0 | done |
 //! | 1 | the operation answered with an error |
 //! | 64 | the command line is wrong |
+//! | 65 | a file is not what it claims to be: altered, damaged, for another machine |
 //! | 69 | the node or an address cannot be reached, or the vault does not unlock |
 //! | 70 | alknet itself failed |
+//! | 77 | nobody who is trusted vouches for a file |
 //! | 78 | the configuration is wrong |
 
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ mod check;
 pub mod client;
 mod connect;
 mod dev;
+mod explain;
 mod failure;
 mod init;
 mod input;
@@ -250,8 +253,8 @@ mod tests {
         long_options(&Cli::command(), &mut options);
         assert!(options.contains(&"node".to_owned()));
         // `peer add --key` takes a public key, and refuses what could be another; a
-        // token's file must be its owner's alone.
-        options.retain(|option| option != "key" && option != "token-file");
+        // token's file must be its owner's alone, and so must a publisher's key.
+        options.retain(|option| !["key", "token-file", "key-file"].contains(&&**option));
         for secret in ["seed", "mnemonic", "passphrase", "password", "token", "key", "secret"] {
             assert!(!options.iter().any(|option| option.contains(secret)), "{options:?}");
         }

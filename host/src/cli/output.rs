@@ -90,6 +90,27 @@ impl Output {
         }
     }
 
+    /// A line that stands above what belongs to it.
+    pub(super) fn heading(&self, text: &str) -> String {
+        match self.colour {
+            true => format!("{BOLD}{}{PLAIN}", visible(text)),
+            false => visible(text),
+        }
+    }
+
+    /// Text that is to be noticed.
+    pub(super) fn alarming(&self, text: &str) -> String {
+        match self.colour {
+            true => format!("{RED}{}{PLAIN}", visible(text)),
+            false => visible(text),
+        }
+    }
+
+    /// A table as it is printed to standard output.
+    pub(super) fn rendered(&self, table: &Table) -> String {
+        table.render(self.colour)
+    }
+
     /// Prints a failure to standard error.
     pub fn failure(&self, failure: &Failure) {
         let text = match self.json {

@@ -18,6 +18,7 @@ use crate::assembly::unlock;
 use crate::config::{
     Mode, NodeConfig, NodeDirectory, Problems, Unlock, VaultConfig, create_private,
 };
+use crate::plugins::package::Signer;
 
 /// Keep the phrase and the secrets of a node
 #[derive(Debug, Args)]
@@ -250,6 +251,12 @@ fn derive(config: &VaultConfig, path: &str, output: &Output) -> Result<(), Failu
         })),
         false => output.line(&public),
     }
+}
+
+/// The vault's key at a path, to sign with.
+pub(super) fn signer(directory: &NodeDirectory, path: &str) -> Result<Signer, Failure> {
+    let key = unlocked(&config(directory)?)?.derive_ed25519(path)?;
+    Ok(Signer::new(&key.expose_secret()))
 }
 
 fn unlocked(config: &VaultConfig) -> Result<VaultServiceHandle, Failure> {

@@ -50,6 +50,18 @@ pub(crate) fn read_document<T>(
     read_tracing(file, text, read).0
 }
 
+/// [`read_document`] for those who look further in spite of mistakes: gives what could
+/// be read, with defaults in place of what could not.
+pub(crate) fn read_partly<T>(
+    file: &Path,
+    text: &str,
+    read: impl FnOnce(&Table<'_>) -> T,
+) -> (Option<T>, Problems) {
+    let mut partly = None;
+    let problems = read_document(file, text, |table| partly = Some(read(table))).err();
+    (partly, problems.unwrap_or_default())
+}
+
 /// [`read_document`], which also tells the path of each key that was asked for,
 /// such as `plugin[].authority.label`.
 pub(crate) fn read_tracing<T>(
@@ -325,6 +337,11 @@ impl<'d> Table<'d> {
     /// Notes a problem.
     pub(crate) fn problem(&self, problem: Problem) {
         self.node.document.problem(problem);
+    }
+
+    /// How many problems the document has so far.
+    pub(crate) fn problem_count(&self) -> usize {
+        self.node.document.problems.borrow().len()
     }
 
     /// The value of `key` as a node; the key counts as known from now on.

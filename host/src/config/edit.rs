@@ -31,7 +31,7 @@ use crate::auth::{ApiKeyEntry, PeerEntry};
 const PEERS: Entries = Entries { list: "peer", id: "peer_id" };
 const API_KEYS: Entries = Entries { list: "api_key", id: "prefix" };
 
-/// Why `access.toml` was not changed.
+/// Why `access.toml` or `node.toml` was not changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
@@ -66,6 +66,9 @@ pub enum EditError {
         /// The key.
         fingerprint: String,
     },
+    /// No stanza is for such a plugin.
+    #[error("node.toml has no plugin `{0}`; `alknet plugin install` adds one from a package")]
+    UnknownPlugin(String),
     /// There is no such API key.
     #[error("there is no API key `{0}`; `alknet token list` shows those that there are")]
     UnknownApiKey(String),
@@ -268,26 +271,28 @@ fn unknown_peer(id: &str) -> EditError {
 /// A list of tables, written as `[[list]]` or as an array of inline tables, and
 /// the key that tells its entries apart.
 #[derive(Clone, Copy)]
-struct Entries {
-    list: &'static str,
-    id: &'static str,
+pub(super) struct Entries {
+    pub(super) list: &'static str,
+    pub(super) id: &'static str,
 }
 
 impl Entries {
-    fn position(self, document: &DocumentMut, id: &str) -> Option<usize> {
-        let is_it = |table: &dyn TableLike| {
-            table.get(self.id).and_then(Item::as_str).is_some_and(|text| text == id)
-        };
-        match document.get(self.list)? {
-            Item::ArrayOfTables(tables) => tables.iter().position(|table| is_it(table)),
-            Item::Value(Value::Array(values)) => values
-                .iter()
-                .position(|value| value.as_inline_table().is_some_and(|table| is_it(table))),
-            _ => None,
+    pub(super) fn all(self, document: &DocumentMut) -> Vec<&dyn TableLike> {
+        match document.get(self.list) {
+            Some(Item::ArrayOfTables(tables)) => tables.iter().map(|table| table as _).collect(),
+            Some(Item::Value(Value::Array(values))) => {
+                values.iter().filter_map(|value| Some(value.as_inline_table()? as _)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
-    fn entry(self, document: &mut DocumentMut, at: usize) -> Option<&mut dyn TableLike> {
+    pub(super) fn position(self, document: &DocumentMut, id: &str) -> Option<usize> {
+        let id_of = |table: &dyn TableLike| table.get(self.id).and_then(Item::as_str) == Some(id);
+        self.all(document).into_iter().position(id_of)
+    }
+
+    pub(super) fn entry(self, document: &mut DocumentMut, at: usize) -> Option<&mut dyn TableLike> {
         match document.get_mut(self.list)? {
             Item::ArrayOfTables(tables) => tables.get_mut(at).map(|table| table as _),
             Item::Value(Value::Array(values)) => values
@@ -298,7 +303,7 @@ impl Entries {
         }
     }
 
-    fn push(self, document: &mut DocumentMut, mut entry: Table) {
+    pub(super) fn push(self, document: &mut DocumentMut, mut entry: Table) {
         let end = last_position(document.as_table());
         let trailing = document.trailing().as_str().unwrap_or_default().to_owned();
         let list = document.entry(self.list).or_insert_with(|| Item::ArrayOfTables(<_>::default()));
@@ -387,7 +392,7 @@ fn next_table(root: &mut Table, after: isize) -> Option<&mut Table> {
 }
 
 /// Sets a value, and keeps the comment behind the one before.
-fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
+pub(super) fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
     match table.get_mut(key).and_then(Item::as_value_mut) {
         Some(old) => {
             *value.decor_mut() = old.decor().clone();

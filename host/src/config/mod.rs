@@ -31,6 +31,7 @@ mod init;
 mod known_nodes;
 mod locate;
 mod node;
+mod node_file;
 mod plugin;
 mod problem;
 mod reload;
@@ -54,6 +55,7 @@ pub use init::{NewNode, existing, init};
 pub use known_nodes::{AddressError, Carrier, KeyAddress, KnownNodes, NodeAddress, Pin, Reach};
 pub use locate::{Environment, LocateError, NodeDirectory, component_cache, locate, state_folder};
 pub use node::{Audit, LogFormat, Mode, NodeConfig, NodeLimits, Observe, Quic, read_key};
+pub use node_file::{NodeFile, PinnedArtifact};
 pub use plugin::{
     Authority, CapabilityGrant, CapabilitySource, Isolation, PluginLimits, PluginStanza,
 };
@@ -66,3 +68,4 @@ pub use values::{Digest, PublicKey, Signature};
 pub use vault::{Unlock, VaultConfig, VaultIdentity};
 
 pub(crate) use values::{parse_duration, utc_text};
+pub(crate) use write::{replace, write_new};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::document::{Node, Read, Table, read_document};
+use super::document::{Node, Read, Table, read_document, read_partly};
 use super::identity::{AcmeChallenge, CertificateSource, certificate};
 use super::import::{ImportStanza, imports};
 use super::known_nodes::relay_url;
@@ -23,6 +23,9 @@ use super::values::{PublicKey, choice, lower_hex};
 use super::vault::{VaultConfig, VaultIdentity, vault};
 use crate::endpoint::{IrohConfig, Lookup, Relay};
 use crate::observe::audit::What as AuditWhat;
+
+/// What to do without a file.
+const MISSING: &str = "create it, or start with `alknet run --dev`";
 
 /// How strictly plugins must be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +188,16 @@ impl NodeConfig {
     /// # Errors
     /// Everything that is wrong with it, also that there is none.
     pub fn load(file: &Path, mode: Mode) -> Result<Self, Problems> {
-        Self::parse(file, &read_text(file, "create it, or start with `alknet run --dev`")?, mode)
+        Self::parse(file, &read_text(file, MISSING)?, mode)
+    }
+
+    /// Reads a file for those who look further in spite of mistakes: gives what could be
+    /// read of it, to be looked at and never to be run, and everything that is wrong.
+    pub fn load_partly(file: &Path, mode: Mode) -> (Option<Self>, Problems) {
+        match read_text(file, MISSING) {
+            Ok(text) => read_partly(file, &text, |table| Self::read(file, table, mode)),
+            Err(problems) => (None, problems),
+        }
     }
 
     /// Reads the text of a file, whose path stands in messages and is what
@@ -201,6 +213,17 @@ impl NodeConfig {
         let (identity_key, identity_vault, identity_place, certificate) = identity(file, table);
         let (certificate, certificate_place) = certificate.unzip();
         let Endpoints { quic, iroh, tcp } = endpoints(table);
+        let before = table.problem_count();
+        let vault = vault(file, table);
+        let vault_unclear = table.problem_count() > before;
+        let before = table.problem_count();
+        let trusted_plugin_keys = table.or_default("trusted_plugin_keys");
+        let keys_unclear = table.problem_count() > before;
+        let mut plugins: Vec<PluginStanza> = table.tables("plugin");
+        if keys_unclear {
+            // Whose code may run cannot be told.
+            plugins.iter_mut().for_each(|plugin| plugin.unclear = true);
+        }
         let config = Self {
             file: file.to_owned(),
             development: table.or("development", false),
@@ -209,21 +232,24 @@ impl NodeConfig {
             tcp,
             identity_key,
             identity_vault,
-            vault: vault(file, table),
+            // One that is misread must not be asked for its phrase.
+            vault: vault.filter(|_| !vault_unclear),
             certificate,
             limits: table.or_default("limits"),
-            plugins: table.tables("plugin"),
+            plugins,
             imports: imports(table),
             list_peers: list_peers(table),
             observe: table.or_default("observe"),
-            trusted_plugin_keys: table.or_default("trusted_plugin_keys"),
+            trusted_plugin_keys,
             certificate_place: certificate_place.unwrap_or_else(|| identity_place.clone()),
             sandbox: sandbox(table),
             identity_place,
         };
         config.refuse_unpinned(table, mode);
         config.refuse_duplicates(table);
-        config.refuse_without_vault(table);
+        if !vault_unclear {
+            config.refuse_without_vault(table);
+        }
         config.refuse_unanswered(table);
         config
     }

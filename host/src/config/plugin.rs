@@ -57,6 +57,8 @@ pub struct PluginStanza {
     pub isolation: Isolation,
     /// Whether it may make calls on behalf of its connections' peers.
     pub gateway: bool,
+    /// Whether what it is given could not be read, so that nothing more can be said of it.
+    pub(crate) unclear: bool,
     places: Places,
 }
 
@@ -132,6 +134,11 @@ pub enum Isolation {
 }
 
 impl PluginStanza {
+    /// A stanza that grants nothing, for a plugin that has none.
+    pub fn named(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+
     /// Where the value of a key stands, or else the stanza itself.
     pub fn place(&self, key: &str) -> &Place {
         self.places.of(key)
@@ -162,7 +169,12 @@ impl PluginStanza {
 impl Read for PluginStanza {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.table(|table| {
+            let before = table.problem_count();
+            let (config, capabilities) =
+                (table.or_default("config"), table.or_default("capabilities"));
+            let unclear = table.problem_count() > before;
             let stanza = Self {
+                unclear,
                 name: stanza_name(table, "plugin", "echo"),
                 artifact: table.required("artifact", "name the plugin's file: `artifact = \"…\"`"),
                 kind: table.node("kind").as_ref().and_then(|node| {
@@ -171,10 +183,10 @@ impl Read for PluginStanza {
                 sha256: table.get("sha256"),
                 signature: table.get("signature"),
                 alpn: table.node("alpn").as_ref().and_then(alpns),
-                config: table.or_default("config"),
+                config,
                 authority: table.get("authority"),
                 reach: operations(table, "reach"),
-                capabilities: table.or_default("capabilities"),
+                capabilities,
                 outbound: table.node("outbound").as_ref().and_then(origins).unwrap_or_default(),
                 expose: operations(table, "expose"),
                 hide: operations(table, "hide"),
@@ -341,7 +353,7 @@ fn isolation(table: &Table<'_>) -> Isolation {
 impl Read for Authority {
     fn read(node: &Node<'_>) -> Option<Self> {
         node.table(|table| {
-            let authority = Self {
+            let mut authority = Self {
                 label: table.required("label", "name the authority: `label = \"notes-agent\"`"),
                 scopes: table.or_default("scopes"),
                 resources: table.or_default("resources"),
@@ -352,6 +364,7 @@ impl Read for Authority {
                     "no plugin's authority may hold the scope `promote`",
                     "remove it; only a person's identity promotes operations",
                 ));
+                authority.scopes.retain(|scope| scope != "promote");
             }
             authority
         })

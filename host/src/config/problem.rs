@@ -63,7 +63,7 @@ impl Place {
     /// Something wrong here.
     pub fn problem(&self, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
         let (what, remedy) = (what.into(), remedy.into());
-        Problem { place: self.clone(), what, remedy, locked: false }
+        Problem { place: self.clone(), what, remedy, locked: false, note: false }
     }
 }
 
@@ -128,9 +128,21 @@ pub struct Problem {
     /// What to do about it.
     pub remedy: String,
     locked: bool,
+    note: bool,
 }
 
 impl Problem {
+    /// `error`, or `note` for what is told beside errors.
+    fn severity(&self) -> &'static str {
+        if self.note { "note" } else { "error" }
+    }
+
+    /// The same, marked as this: it would keep nothing from starting by itself.
+    pub(crate) fn as_note(mut self) -> Self {
+        self.note = true;
+        self
+    }
+
     /// The same problem, marked as this: the files are in order, and the vault
     /// does not unlock.
     pub(crate) fn of_a_locked_vault(mut self) -> Self {
@@ -145,7 +157,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { line, column, width, .. } = self.place;
         let gutter = if line == 0 { 0 } else { line.to_string().len() };
-        writeln!(f, "error: {}", self.what)?;
+        writeln!(f, "{}: {}", self.severity(), self.what)?;
         writeln!(f, "{:gutter$}--> {}", "", self.place)?;
         if let Some(text) = &self.place.text {
             // A tab counts as one character and is shown as one, so that the
@@ -163,7 +175,8 @@ impl fmt::Display for Problem {
 
 impl Serialize for Problem {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Problem", 5)?;
+        let mut object = serializer.serialize_struct("Problem", 6)?;
+        object.serialize_field("severity", self.severity())?;
         object.serialize_field("file", &self.place.file.display().to_string())?;
         object.serialize_field("line", &(self.place.line > 0).then_some(self.place.line))?;
         object.serialize_field("column", &(self.place.line > 0).then_some(self.place.column))?;
@@ -176,8 +189,8 @@ impl Serialize for Problem {
 /// Everything that is wrong, in the order of files and lines.
 ///
 /// It is an error only when it is not empty: see [`into_result`](Self::into_result).
-/// As JSON it is the list of its problems, each with `file`, `line`, `column`,
-/// `what` and `remedy`.
+/// As JSON it is the list of its problems, each with `severity`, `file`, `line`,
+/// `column`, `what` and `remedy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Problems(Vec<Problem>);
@@ -192,6 +205,13 @@ impl Problems {
     /// Nothing wrong yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Adds a problem, unless one is known at the very place, which it would follow from.
+    pub(crate) fn push_first(&mut self, problem: Problem) {
+        if !self.0.iter().any(|known| known.place == problem.place) {
+            self.0.push(problem);
+        }
     }
 
     /// Adds a problem.
@@ -217,7 +237,8 @@ impl Problems {
 
     /// Whether the files are in order, and only the vault does not unlock.
     pub fn is_a_locked_vault(&self) -> bool {
-        !self.0.is_empty() && self.0.iter().all(|problem| problem.locked)
+        let mut errors = self.0.iter().filter(|problem| !problem.note).peekable();
+        errors.peek().is_some() && errors.all(|problem| problem.locked)
     }
 
     /// `value` when nothing is wrong.
@@ -267,10 +288,16 @@ impl fmt::Display for Problems {
         for problem in &self.0 {
             writeln!(f, "{problem}\n")?;
         }
-        match self.0.len() {
-            0 => write!(f, "no problems"),
-            1 => write!(f, "1 problem"),
-            n => write!(f, "{n} problems"),
+        let notes = self.0.iter().filter(|problem| problem.note).count();
+        match self.0.len() - notes {
+            0 => write!(f, "no problems")?,
+            1 => write!(f, "1 problem")?,
+            n => write!(f, "{n} problems")?,
+        }
+        match notes {
+            0 => Ok(()),
+            1 => write!(f, ", 1 note"),
+            n => write!(f, ", {n} notes"),
         }
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::de::DeValue;
 
 use super::document::{Node, Read};
@@ -18,7 +20,8 @@ pub struct Digest(pub [u8; 32]);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublicKey(pub [u8; 32]);
 
-/// An Ed25519 signature, written as 128 hexadecimal digits.
+/// An Ed25519 signature, written as 128 hexadecimal digits, with `ed25519:` before
+/// them or without.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
 
@@ -55,11 +58,68 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-impl fmt::Debug for Signature {
+impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        write!(f, "ed25519:{}", hex::encode(self.0))
     }
 }
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        lower_hex(text).map(Self).ok_or("a SHA-256 digest is 64 lower-case hexadecimal digits")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("ed25519:");
+        digits
+            .and_then(lower_hex)
+            .map(Self)
+            .ok_or("a public key is `ed25519:` and 64 lower-case hexadecimal digits")
+    }
+}
+
+impl FromStr for Signature {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("ed25519:").unwrap_or(text);
+        lower_hex(digits)
+            .map(Self)
+            .ok_or("a signature is `ed25519:` and 128 lower-case hexadecimal digits")
+    }
+}
+
+/// As text, as files and listings have it.
+macro_rules! serde_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_text!(Digest, PublicKey, Signature);
 
 impl Default for Signature {
     fn default() -> Self {
@@ -226,7 +286,7 @@ impl Read for PathBuf {
 impl Read for Digest {
     fn read(node: &Node<'_>) -> Option<Self> {
         let text = String::read(node)?;
-        lower_hex(&text).map(Self).or_else(|| {
+        text.parse().ok().or_else(|| {
             node.refuse(
                 "a SHA-256 digest is 64 lower-case hexadecimal digits",
                 "copy what `sha256sum FILE` prints",
@@ -238,7 +298,7 @@ impl Read for Digest {
 impl Read for PublicKey {
     fn read(node: &Node<'_>) -> Option<Self> {
         let text = String::read(node)?;
-        text.strip_prefix("ed25519:").and_then(lower_hex).map(Self).or_else(|| {
+        text.parse().ok().or_else(|| {
             node.refuse(
                 format!("`{text}` is not a public key"),
                 "write `ed25519:` and the key's 64 lower-case hexadecimal digits",
@@ -250,9 +310,9 @@ impl Read for PublicKey {
 impl Read for Signature {
     fn read(node: &Node<'_>) -> Option<Self> {
         let text = String::read(node)?;
-        lower_hex(&text).map(Self).or_else(|| {
+        text.parse().ok().or_else(|| {
             node.refuse(
-                "a signature is 128 lower-case hexadecimal digits",
+                "a signature is `ed25519:` and 128 lower-case hexadecimal digits",
                 "copy the Ed25519 signature that the plugin's publisher gives with the file",
             )
         })
@@ -422,6 +482,9 @@ mod tests {
         assert!(read::<Digest>("\"0a\"").is_err());
         assert!(read::<PublicKey>(&format!("\"{digits}\"")).is_err());
         assert!(read::<Signature>(&format!("\"{digits}\"")).is_err());
+        let signature = format!("\"{digits}{digits}\"");
+        assert_eq!(read(&signature), Ok(Signature([10; 64])));
+        assert_eq!(read(&signature.replacen('"', "\"ed25519:", 1)), Ok(Signature([10; 64])));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// The file exists, or it cannot be written.
-pub(super) fn write_new(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_new(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let draft = draft_of(file);
     let opened = open_draft(&draft, mode)?;
     let linked = fill(opened, bytes)
@@ -29,7 +29,7 @@ pub(super) fn write_new(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> 
 /// # Errors
 /// The file is missing, or cannot be replaced by one of the same owner; it then
 /// stands as it did.
-pub(super) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = file.canonicalize()?;
     let old = std::fs::metadata(&file)?;
     let draft = draft_of(&file);

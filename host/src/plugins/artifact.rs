@@ -10,7 +10,7 @@
 //!
 //! A signature is Ed25519 (RFC 8032) over the 32 bytes of the file's SHA-256
 //! digest. It stands in the deployment file as hexadecimal or base64 text, or in
-//! a file of its own, raw or as such text.
+//! a file of its own, raw or as such text, which `ed25519:` may precede.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -23,6 +23,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest, Sha256};
 
 use super::{Kind, LoadError};
+use crate::config::PublicKey;
 
 /// The largest file that is read as a plugin, in bytes.
 pub const MAX_SIZE: u64 = 1 << 30;
@@ -68,7 +69,11 @@ impl SignatureSource {
         decode(text.as_bytes()).map_or_else(|| Self::File(base.join(text)), Self::Bytes)
     }
 
-    fn read(&self, artifact: &Path) -> Result<[u8; 64], LoadError> {
+    /// The signature of `artifact`.
+    ///
+    /// # Errors
+    /// [`LoadError::SignatureMalformed`].
+    pub fn read(&self, artifact: &Path) -> Result<[u8; 64], LoadError> {
         let malformed =
             |cause: String| LoadError::SignatureMalformed { path: artifact.to_owned(), cause };
         match self {
@@ -86,11 +91,18 @@ impl SignatureSource {
     }
 }
 
+/// Publishers' keys as signatures are checked by them, without those that are no points
+/// on the curve: those sign nothing.
+pub fn verifying_keys(keys: &[PublicKey]) -> Vec<VerifyingKey> {
+    keys.iter().filter_map(|key| VerifyingKey::from_bytes(&key.0).ok()).collect()
+}
+
 fn decode(text: &[u8]) -> Option<[u8; 64]> {
     if let Ok(raw) = text.try_into() {
         return Some(raw);
     }
     let text = text.trim_ascii();
+    let text = text.strip_prefix(b"ed25519:").unwrap_or(text);
     let bytes = hex::decode(text).ok().or_else(|| STANDARD.decode(text).ok())?;
     bytes.try_into().ok()
 }
@@ -238,10 +250,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_may_stand_in_the_file_in_three_forms() {
+    fn a_signature_may_stand_in_the_file_in_several_forms() {
         let raw = [7; 64];
         let base = Path::new("/etc/alknet");
-        for text in [hex::encode(raw), STANDARD.encode(raw), format!("{}\n", hex::encode(raw))] {
+        let hex = hex::encode(raw);
+        let forms =
+            [hex.clone(), STANDARD.encode(raw), format!("{hex}\n"), format!("ed25519:{hex}\n")];
+        for text in forms {
             assert_eq!(SignatureSource::parse(&text, base), SignatureSource::Bytes(raw));
         }
         assert_eq!(

@@ -7,7 +7,7 @@
 //! 1. *Open*: the file is verified and loaded, and its [`Manifest`] read.
 //! 2. *Build*: the plugin gets its host services and its configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub mod component;
 mod crash;
 mod error;
 pub mod native;
+pub mod package;
 pub mod process;
 
 pub use artifact::Artifact;
@@ -75,6 +76,42 @@ pub trait Opened: Send {
     /// The plugin's own reason, a panic or trap in it, or a manifest that its
     /// code does not match.
     fn build(self: Box<Self>, host: Host, config: Json) -> Result<Built, LoadError>;
+}
+
+/// Opens a file as start-up would, without a pinned digest, and gives its digest, too.
+/// Of a native plugin's code only its constructors and `manifest()` run.
+///
+/// # Errors
+/// What start-up would refuse it for.
+pub fn inspect(file: &Path) -> Result<([u8; 32], Box<dyn Opened>), LoadError> {
+    let policy = artifact::Policy { allow_unpinned: true, ..artifact::Policy::default() };
+    let artifact = Artifact::read(file, &policy)?;
+    Ok((artifact.sha256, open(artifact)?))
+}
+
+/// Opens an artifact that was read and checked, to see what it declares.
+///
+/// # Errors
+/// As for [`inspect`].
+pub fn open(artifact: Artifact) -> Result<Box<dyn Opened>, LoadError> {
+    match artifact.kind()? {
+        Kind::Native | Kind::Isolated => native::open(&artifact),
+        Kind::Component => open_component(artifact),
+    }
+}
+
+#[cfg(feature = "components")]
+fn open_component(artifact: Artifact) -> Result<Box<dyn Opened>, LoadError> {
+    use component::{ComponentLimits, Engine, EngineOptions};
+    let options = EngineOptions { max_instances: 1, ..EngineOptions::default() };
+    let engine = Engine::new(options)
+        .map_err(|cause| LoadError::Component { path: artifact.path.clone(), cause })?;
+    component::open(artifact, &engine, ComponentLimits::default())
+}
+
+#[cfg(not(feature = "components"))]
+fn open_component(artifact: Artifact) -> Result<Box<dyn Opened>, LoadError> {
+    Err(LoadError::NoComponents { path: artifact.path })
 }
 
 /// A plugin ready to serve, with what status shows of it.

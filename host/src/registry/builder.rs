@@ -19,7 +19,7 @@ use super::spec::{
 use super::{Grant, Registry};
 
 /// Names that the node's own tiers use; no core operation may claim them.
-const RESERVED_PREFIXES: [&str; 2] = ["session/", "peer/"];
+pub(crate) const RESERVED_PREFIXES: [&str; 2] = ["session/", "peer/"];
 
 /// What is wrong with what was registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -23,6 +23,11 @@ const NODE: &str = "alknet";
 /// The peer id under which a node lists its own operations.
 const LOCAL: &str = "local";
 
+/// The names that the registry itself takes.
+pub(crate) fn names() -> Vec<String> {
+    registrations(true).into_iter().map(|registration| registration.spec.name).collect()
+}
+
 pub(super) fn registrations(with_peers: bool) -> Vec<HandlerRegistration> {
     let operations = json!({ "type": "array", "items": OperationSummary::schema() });
     let list = OperationSpec::query("services/list")

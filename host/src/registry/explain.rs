@@ -102,6 +102,22 @@ impl Registry {
         Explanation { entry: Some(entry), verdict }
     }
 
+    /// Whether the code of `plugin` may call `name` about any resource, by what it is
+    /// granted as a plugin.
+    pub fn explain_granted(&self, plugin: &str, name: &str) -> Explanation {
+        let Some(entry) = self.operation(name) else {
+            return Explanation { entry: None, verdict: Verdict::Unknown };
+        };
+        let grant = self.grants.get(plugin);
+        let reached = grant.is_some_and(|grant| grant.scoped_env.allowed_ops.contains(name));
+        let authority = grant.and_then(|grant| grant.authority.as_deref());
+        let verdict = match reached {
+            false => Verdict::OutOfReach,
+            true => self.verdict(&entry, authority, None),
+        };
+        Explanation { entry: Some(entry), verdict }
+    }
+
     fn verdict(
         &self,
         entry: &Entry,

@@ -49,8 +49,10 @@ mod sync;
 mod tests;
 
 pub use audit::Finding;
+pub(crate) use builder::RESERVED_PREFIXES;
 pub use builder::{RegistryBuilder, RegistryError};
 pub use clock::{Clock, Spawner, TokioClock, TokioSpawner};
+pub(crate) use discovery::names as discovery_names;
 pub(crate) use dispatch::bare_name;
 pub use explain::{Explanation, Verdict};
 pub use gateway::CallerScope;

@@ -10,7 +10,7 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::plugins::Kind;
 
-pub use project::{Project, ProjectError, Sources};
+pub use project::{Profile, Project, ProjectError, Sources};
 
 /// A project's files: the name, its template, and whether it is only there with
 /// a handler or with operations.

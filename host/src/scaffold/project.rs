@@ -54,6 +54,15 @@ pub enum ProjectError {
     Watch(notify::Error),
 }
 
+/// How a project is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// For whoever changes it.
+    Dev,
+    /// For whoever runs it.
+    Release,
+}
+
 /// A plugin's project.
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -130,6 +139,11 @@ impl Project {
         Ok(Self { folder: folder.into(), package: package.name, kind })
     }
 
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its package's name.
     pub fn package(&self) -> &str {
         &self.package
@@ -151,7 +165,7 @@ impl Project {
     ///
     /// # Errors
     /// Cargo cannot be run, or makes no plugin.
-    pub async fn build(&self) -> Result<PathBuf, ProjectError> {
+    pub async fn build(&self, profile: Profile) -> Result<PathBuf, ProjectError> {
         let mut cargo = Command::new("cargo");
         cargo
             .current_dir(&self.folder)
@@ -159,6 +173,9 @@ impl Project {
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .kill_on_drop(true);
+        if profile == Profile::Release {
+            cargo.arg("--release");
+        }
         if self.kind == Kind::Component {
             cargo.args(["--target", "wasm32-wasip2"]);
         }
