@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::who::{Matrix, Part};
 use super::why::{ANONYMOUS, needs};
 use super::{Assembled, ImportPreview};
+use crate::budget::LimitStatus;
 use crate::config::{
     CapabilityGrant, CapabilitySource, ImportStanza, NodeConfig, PluginStanza, PublicKey,
 };
-use crate::budget::LimitStatus;
 use crate::observe::status::PluginStatus;
 use crate::operator;
 use crate::registry::{Entry, Limits};

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::visible;
 use super::{Output, Table};
-use crate::budget::LimitStatus;
 use crate::assembly::explain::{Effective, Operation, Plugin, Reach, Secret, everybody};
+use crate::budget::LimitStatus;
 
 /// Callers that are named in a cell, before the rest is counted.
 const NAMED: usize = 6;
@@ -178,9 +178,8 @@ fn secret(secret: &Secret) -> String {
 fn limits(plugin: &Plugin) -> String {
     let set = |enforced: bool| {
         let those = plugin.limits.iter().filter(|limit| limit.enforced == enforced);
-        let shown = |limit: &LimitStatus| {
-            Some(format!("{} {}", limit.name, limit.unit.show(limit.limit?)))
-        };
+        let shown =
+            |limit: &LimitStatus| Some(format!("{} {}", limit.name, limit.unit.show(limit.limit?)));
         those.filter_map(shown).collect::<Vec<_>>().join(", ")
     };
     match (set(true), set(false)) {

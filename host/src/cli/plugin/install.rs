@@ -63,8 +63,9 @@ fn describe(installed: &Installed, output: &Output) -> Result<(), Failure> {
     match installed.kind {
         Kind::Native => output.line(
             "trust: native. It runs with all rights of the daemon's process, and could read its \
-             secrets",
+             secrets; `isolation = \"process\"` gives it a process of its own",
         )?,
+        Kind::Isolated => output.line("trust: isolated. It can do whatever its own process can")?,
         Kind::Component => output.line("trust: confined. It sees only what it is given")?,
     }
     let signed = match (installed.trusted, installed.signer) {

@@ -11,6 +11,7 @@ mod pin;
 mod sign;
 mod verify;
 
+use alknet_plugin_api::Json;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -20,7 +21,6 @@ use super::client::{block_on, one_call};
 use super::failure::Failure;
 use super::usage::usage;
 use super::{Global, Output, Table};
-use crate::budget::{Limits, Meter, Substrate};
 use crate::config::Mode;
 use crate::observe::status::PluginStatus;
 use crate::plugins::Kind;

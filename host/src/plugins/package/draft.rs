@@ -243,7 +243,9 @@ fn target_of(source: &Source, artifact: &Artifact) -> Result<Target, DraftError>
     let kind = artifact.kind()?;
     match (&source.target, kind) {
         (None, Kind::Component) => Ok(Target::component()),
-        (None, Kind::Native | Kind::Isolated) if Target::here().fits(&artifact.bytes) => Ok(Target::here()),
+        (None, Kind::Native | Kind::Isolated) if Target::here().fits(&artifact.bytes) => {
+            Ok(Target::here())
+        }
         (None, Kind::Native | Kind::Isolated) => Err(wrong(
             "is built for another machine; say which, as in `--target \
              aarch64-unknown-linux-gnu=FILE`"
