@@ -24,6 +24,7 @@ if ! rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
     fi
 fi
 command -v cc >/dev/null || missing "a C compiler" "apt-get install gcc"
+command -v make >/dev/null || missing "make" "apt-get install make"
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing cargo-nextest"
     cargo install --locked cargo-nextest || missing "cargo-nextest" "cargo install --locked cargo-nextest"
@@ -45,7 +46,8 @@ if [ "$(cat "$python/installed" 2>/dev/null)" != "$wanted" ]; then
     fi
 fi
 
-# The official SDKs and the conformance suite of MCP, and a Node for those.
+# The official SDKs and the conformance suite of MCP, a Node for those, and what builds
+# plugins in JavaScript.
 node="${CARGO_TARGET_DIR:-target}/node"
 wanted="$(cat tests/node/package.json tests/node/package-lock.json | cksum)"
 if [ "$(cat "$node/installed" 2>/dev/null)" != "$wanted" ]; then

@@ -30,7 +30,10 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// A folder that `make setup` has installed packages into.
-fn installed(language: &str) -> PathBuf {
+///
+/// # Panics
+/// If it has not.
+pub fn installed(language: &str) -> PathBuf {
     let folder = target().join(language);
     assert!(
         folder.join("installed").exists(),

@@ -205,7 +205,9 @@ impl Session<'_> {
 
 pub(super) fn refused(error: ProjectError) -> Failure {
     let exit = match error {
-        ProjectError::Cargo(_) | ProjectError::Watch(_) => Exit::Unavailable,
+        ProjectError::Cargo(_) | ProjectError::Program { .. } | ProjectError::Watch(_) => {
+            Exit::Unavailable
+        }
         _ => Exit::Usage,
     };
     Failure::new(exit, error.to_string())

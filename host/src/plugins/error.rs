@@ -132,7 +132,7 @@ pub enum LoadError {
         expected: String,
     },
     /// A shared library, but not of a plugin.
-    #[error("{}: is a shared library without the symbol `{symbol}`, so not an alknet plugin. A plugin's crate calls alknet_plugin_api::export!(..) and is built as a cdylib", path.display())]
+    #[error("{}: is a shared library without the symbol `{symbol}`, so not an alknet plugin. A plugin's crate calls alknet_plugin_api::export!(..) and is built as a cdylib; one in C says ALKNET_EXPORT(..)", path.display())]
     NoSymbol {
         /// The artifact.
         path: PathBuf,
@@ -140,7 +140,7 @@ pub enum LoadError {
         symbol: &'static str,
     },
     /// The symbol is there, but what it names is not a plugin's header.
-    #[error("{}: exports `{symbol}`, but behind it is no plugin header: {cause}. Rebuild the plugin with alknet-plugin-api's export! macro", path.display())]
+    #[error("{}: exports `{symbol}`, but behind it is no plugin header: {cause}. Rebuild the plugin with alknet-plugin-api's export! macro, or with ALKNET_EXPORT of its header for C", path.display())]
     Header {
         /// The artifact.
         path: PathBuf,
@@ -168,7 +168,7 @@ pub enum LoadError {
         cause: String,
     },
     /// The plugin's idea of the interface differs from the daemon's.
-    #[error("{}: its interface does not fit this daemon's, though both claim plugin API {api}\n{difference}\nRebuild the plugin against the published alknet-plugin-api", path.display())]
+    #[error("{}: its interface does not fit this daemon's, though both claim plugin API {api}\n{difference}\nRebuild the plugin against the published alknet-plugin-api, or its header for C", path.display())]
     Layout {
         /// The artifact.
         path: PathBuf,

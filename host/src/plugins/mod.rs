@@ -29,7 +29,7 @@ pub use crash::{crash_of, mark_crashes};
 pub use error::LoadError;
 
 /// What a plugin is made of, which decides how far it is trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A shared library in the daemon's own process.

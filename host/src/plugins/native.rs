@@ -6,7 +6,8 @@
 //! right version. Then the very bytes that were hashed are mapped (`library`),
 //! the header's pointers are checked against the library's own segments, and the
 //! interface that the plugin was compiled with is compared with the daemon's,
-//! field by field (`layout`).
+//! field by field (`layout`). A plugin in C has a fingerprint of the interface instead,
+//! which is compared with the header's version, and a table that is checked like it.
 //!
 //! A library is never unloaded: threads, thread-locals and `'static` references
 //! of the plugin may outlive any handle to it. An upgrade is a restart.

@@ -1,37 +1,84 @@
 //! Plugins' projects: new ones, which build and pass their own tests at once
 //! outside of any workspace, and building any.
 
+mod files;
 mod project;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use alknet_plugin_api::API_VERSION;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
+use self::files::{File, Needs};
 use crate::plugins::Kind;
 
 pub use project::{Profile, Project, ProjectError, Sources};
 
-/// A project's files: the name, its template, and whether it is only there with
-/// a handler or with operations.
-const FILES: [(&str, &str, Needs); 7] = [
-    ("Cargo.toml", include_str!("templates/rust/Cargo.toml.j2"), Needs::Nothing),
-    (".gitignore", include_str!("templates/rust/gitignore.j2"), Needs::Nothing),
-    ("README.md", include_str!("templates/rust/README.md.j2"), Needs::Nothing),
-    ("src/lib.rs", include_str!("templates/rust/src/lib.rs.j2"), Needs::Nothing),
-    ("src/stream.rs", include_str!("templates/rust/src/stream.rs.j2"), Needs::Handler),
-    ("src/greet.rs", include_str!("templates/rust/src/greet.rs.j2"), Needs::Operations),
-    ("tests/plugin.rs", include_str!("templates/rust/tests/plugin.rs.j2"), Needs::Nothing),
-];
-
-#[derive(Clone, Copy)]
-enum Needs {
-    Nothing,
-    Handler,
-    Operations,
+/// What a plugin is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lang {
+    /// For either kind, from the same source.
+    Rust,
+    /// For a component that carries QuickJS.
+    JavaScript,
+    /// For a component that carries CPython.
+    Python,
+    /// For a native plugin.
+    C,
 }
 
-/// Where a new plugin takes `alknet-plugin-api` from.
+impl Lang {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "Rust",
+            Self::JavaScript => "JavaScript",
+            Self::Python => "Python",
+            Self::C => "C",
+        }
+    }
+
+    /// What it can be built as, the usual first.
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Rust => &[Kind::Native, Kind::Component],
+            Self::JavaScript | Self::Python => &[Kind::Component],
+            Self::C => &[Kind::Native],
+        }
+    }
+
+    /// The commands that come first in a new project: they install what it is built
+    /// with, and test it.
+    pub fn first_commands(self) -> &'static [&'static str] {
+        match self {
+            Self::Rust => &["cargo test"],
+            Self::JavaScript => &["npm install", "npm test"],
+            Self::Python | Self::C => &["make test"],
+        }
+    }
+
+    /// The command that builds what is shipped.
+    fn ship_command(self, kind: Kind) -> &'static str {
+        match (self, kind) {
+            (Self::Rust, Kind::Native | Kind::Isolated) => "cargo build --release",
+            (Self::Rust, Kind::Component) => "cargo build --release --target wasm32-wasip2",
+            (Self::JavaScript, _) => "npm run build",
+            (Self::Python | Self::C, _) => "make",
+        }
+    }
+
+    /// What `alknet dev` runs, where cargo does not say.
+    fn build_words(self) -> &'static [&'static str] {
+        match self {
+            Self::Rust => &[],
+            Self::JavaScript => &["npm", "run", "--silent", "build"],
+            Self::Python | Self::C => &["make", "--silent"],
+        }
+    }
+}
+
+/// Where a new plugin in Rust takes `alknet-plugin-api` from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Api {
     /// A version requirement.
@@ -60,13 +107,15 @@ impl Api {
 pub struct NewPlugin {
     /// Its name: lower-case letters, digits and hyphens, beginning with a letter.
     pub name: String,
-    /// What it is built as.
+    /// What it is written in.
+    pub lang: Lang,
+    /// What it is built as: one of the language's [`kinds`](Lang::kinds).
     pub kind: Kind,
     /// Whether it serves connections of an ALPN.
     pub handler: bool,
     /// Whether it answers operations.
     pub operations: bool,
-    /// The crate that it is written against.
+    /// The crate that it is written against, in Rust.
     pub api: Api,
 }
 
@@ -82,6 +131,12 @@ pub enum ScaffoldError {
     /// It would do nothing.
     #[error("a plugin has a handler, operations, or both: name them with `--with`")]
     Empty,
+    /// The language has no tools for that.
+    #[error(
+        "a plugin in {} is built as a {}: leave `--kind` out, or choose another language with `--lang`",
+        .0.name(), .0.kinds().iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ")
+    )]
+    Kind(Lang),
     /// There is something already.
     #[error("{} exists already; nothing was changed", .0.display())]
     Exists(PathBuf),
@@ -112,17 +167,21 @@ impl NewPlugin {
         format!("alknet-plugin-{}", self.name)
     }
 
-    /// Where cargo puts a release build, from the project's folder.
+    /// Where the build to be shipped is put, from the project's folder.
     pub fn artifact(&self) -> PathBuf {
-        let folder = match self.kind {
-            Kind::Native | Kind::Isolated => "target/release",
-            Kind::Component => "target/wasm32-wasip2/release",
+        let folder = match (self.lang, self.kind) {
+            (Lang::Rust, Kind::Native | Kind::Isolated) => "target/release",
+            (Lang::Rust, Kind::Component) => "target/wasm32-wasip2/release",
+            _ => "build",
         };
         Path::new(folder).join(self.file())
     }
 
     fn file(&self) -> String {
-        let stem = self.package().replace('-', "_");
+        let stem = match self.lang {
+            Lang::Rust => self.package().replace('-', "_"),
+            _ => self.name.replace('-', "_"),
+        };
         match self.kind {
             Kind::Native | Kind::Isolated => {
                 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
@@ -144,7 +203,13 @@ impl NewPlugin {
                 (true, false) => "Answers streams in capital letters",
                 _ => "Greets and counts",
             },
+            lang => self.lang.name(),
             kind => self.kind.name(),
+            first => self.lang.first_commands().join("\n    "),
+            ship => self.lang.ship_command(self.kind),
+            build => toml::Value::from(self.lang.build_words().to_vec()).to_string(),
+            api_major => API_VERSION.0,
+            api_minor => API_VERSION.1,
             handler => self.handler,
             operations => self.operations,
             api => self.api.dependency(&[]),
@@ -165,6 +230,9 @@ impl NewPlugin {
         }
         if !self.handler && !self.operations {
             return Err(ScaffoldError::Empty);
+        }
+        if !self.lang.kinds().contains(&self.kind) {
+            return Err(ScaffoldError::Kind(self.lang));
         }
         match &self.api {
             Api::Path(path) if !is_api(path) => Err(ScaffoldError::NoApi(path.clone())),
@@ -199,14 +267,17 @@ impl NewPlugin {
         let mut environment = Environment::empty();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let values = self.values();
-        let wanted = FILES.into_iter().filter(|(_, _, needs)| match needs {
-            Needs::Nothing => true,
+        let wanted = files::of(self.lang).iter().filter(|file| match file.needs {
+            Needs::Nothing | Needs::Verbatim => true,
             Needs::Handler => self.handler,
             Needs::Operations => self.operations,
         });
         wanted
-            .map(|(file, template, _)| {
-                let text = environment.render_str(template, values.clone());
+            .map(|&File { name: file, text, needs }| {
+                if let Needs::Verbatim = needs {
+                    return Ok((file, text.to_owned()));
+                }
+                let text = environment.render_str(text, values.clone());
                 let text = text.map_err(|error| ScaffoldError::Template { file, error })?;
                 Ok((file, text + "\n"))
             })
@@ -233,6 +304,7 @@ mod tests {
     fn new(name: &str) -> NewPlugin {
         NewPlugin {
             name: name.into(),
+            lang: Lang::Rust,
             kind: Kind::Native,
             handler: true,
             operations: true,
@@ -262,6 +334,8 @@ mod tests {
         assert!(matches!(nothing.create(&target), Err(ScaffoldError::Empty)));
         let elsewhere = NewPlugin { api: Api::Path(folder.path().into()), ..new("a") };
         assert!(matches!(elsewhere.create(&target), Err(ScaffoldError::NoApi(_))));
+        let native = NewPlugin { lang: Lang::Python, ..new("a") }.create(&target).unwrap_err();
+        assert!(native.to_string().contains("in Python is built as a component"), "{native}");
         assert!(!target.exists());
         let there = new("a").create(folder.path());
         assert!(matches!(there, Err(ScaffoldError::Exists(_))), "{there:?}");
@@ -269,20 +343,27 @@ mod tests {
 
     #[test]
     fn every_choice_fills_its_templates() {
-        for kind in [Kind::Native, Kind::Component] {
+        let languages = [Lang::Rust, Lang::JavaScript, Lang::Python, Lang::C];
+        let both = languages.iter().flat_map(|lang| lang.kinds().iter().map(|kind| (*lang, *kind)));
+        for (lang, kind) in both {
             for (handler, operations) in [(true, true), (true, false), (false, true)] {
-                let plugin = NewPlugin { kind, handler, operations, ..new("greeter") };
+                let plugin = NewPlugin { lang, kind, handler, operations, ..new("greeter") };
                 let files = plugin.render().unwrap();
-                for (file, text) in &files {
+                let whole = |file: &str| file.starts_with("wit/") || file.starts_with("include/");
+                for (file, text) in files.iter().filter(|(file, _)| !whole(file)) {
                     assert!(!text.contains("{{") && !text.contains("{%"), "{file}: {text}");
                     assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{file}: {text:?}");
-                    assert!(!text.contains("\n\n\n"), "{file}: {text}");
+                    let blank = if lang == Lang::Python { "\n\n\n\n" } else { "\n\n\n" };
+                    assert!(!text.contains(blank), "{file}: {text}");
                 }
-                let manifest: toml::Table = files[0].1.parse().unwrap();
-                let kind = manifest["package"]["metadata"]["alknet"]["kind"].as_str();
-                assert_eq!(kind, Some(plugin.kind.name()));
-                assert_eq!(files.iter().any(|(file, _)| *file == "src/stream.rs"), handler);
-                assert_eq!(files.iter().any(|(file, _)| *file == "src/greet.rs"), operations);
+                let names: Vec<_> = files.iter().map(|(file, _)| *file).collect();
+                let has = |start: &str| names.iter().any(|file| file.starts_with(start));
+                assert_eq!(has("src/stream."), handler, "{names:?}");
+                assert_eq!(has("src/greet."), operations, "{names:?}");
+                let folder = tempfile::tempdir().unwrap();
+                plugin.create(&folder.path().join("a")).unwrap();
+                let project = Project::open(&folder.path().join("a")).unwrap();
+                assert_eq!((project.name(), project.kind()), ("greeter", kind));
             }
         }
     }

@@ -1,7 +1,20 @@
-//! A plugin's project, built by cargo and watched for changes.
+//! A plugin's project, built and watched for changes.
+//!
+//! A project in Rust is a cargo package, and says under `[package.metadata.alknet]`
+//! what it is built as. Any other has a file [`DESCRIPTION`], which says how:
+//!
+//! ```toml
+//! name = "greeter"
+//! kind = "component"
+//! build = ["npm", "run", "build"]
+//! artifact = "build/greeter.wasm"
+//! ```
+//!
+//! `build` runs in the project's folder. Neither what is below the first folder of
+//! `artifact` nor what package managers install is taken for a source.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,8 +30,11 @@ use crate::plugins::Kind;
 /// Quiet after a change, before the project is built: editors write several files.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// What building writes to, and what nobody builds from.
-const NOT_SOURCES: [&str; 3] = ["target", ".node", ".git"];
+/// The file that describes a project of any language but Rust.
+pub const DESCRIPTION: &str = "alknet.toml";
+
+/// What cargo and package managers write to, and what nobody builds from.
+const NOT_SOURCES: [&str; 5] = ["target", "node_modules", ".venv", ".node", ".git"];
 
 /// Why a project is not built.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +43,12 @@ pub enum ProjectError {
     /// There is no project.
     #[error("{}: {error}; name a plugin's folder, or make one with `alknet plugin new`", path.display())]
     Manifest {
-        /// Where its `Cargo.toml` should be.
+        /// Where its `Cargo.toml` should be, or is the file that cannot be read.
         path: PathBuf,
         /// Why it cannot be read.
         error: io::Error,
     },
-    /// Its `Cargo.toml` is wrong.
+    /// The file that describes it is wrong.
     #[error("{}: {what}", path.display())]
     Malformed {
         /// The file.
@@ -43,12 +59,25 @@ pub enum ProjectError {
     /// Cargo cannot be run.
     #[error("cargo cannot be run: {0}; install Rust, see rustup.rs")]
     Cargo(io::Error),
-    /// The code does not build; cargo has said why.
+    /// The program that builds it cannot be run.
+    #[error(
+        "`{program}`, which builds it, cannot be run: {error}; install it, or correct `build` in {DESCRIPTION}"
+    )]
+    Program {
+        /// The first word of `build`.
+        program: String,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// The code does not build; what builds it has said why.
     #[error("it does not build")]
     Build,
     /// Cargo made nothing to load.
     #[error("cargo made no plugin: `crate-type` under `[lib]` in Cargo.toml needs \"cdylib\"")]
     NoArtifact,
+    /// What built it did not make what it should.
+    #[error("it was built, but there is no {}; correct `artifact` in {DESCRIPTION}, or what `build` runs", .0.display())]
+    Elsewhere(PathBuf),
     /// Changes cannot be noticed.
     #[error("changes cannot be noticed: {0}")]
     Watch(notify::Error),
@@ -67,8 +96,26 @@ pub enum Profile {
 #[derive(Clone, Debug)]
 pub struct Project {
     folder: PathBuf,
-    package: String,
+    name: String,
     kind: Kind,
+    builder: Builder,
+}
+
+/// What builds a project.
+#[derive(Clone, Debug)]
+enum Builder {
+    Cargo { package: String },
+    Program { words: Vec<String>, artifact: PathBuf },
+}
+
+/// A [`DESCRIPTION`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    name: String,
+    kind: Kind,
+    build: Vec<String>,
+    artifact: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -114,18 +161,38 @@ impl Project {
     /// The project in `folder`.
     ///
     /// # Errors
-    /// There is none, or its `Cargo.toml` is wrong.
+    /// There is none, or the file that describes it is wrong.
     pub fn open(folder: &Path) -> Result<Self, ProjectError> {
+        let path = folder.join(DESCRIPTION);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::described(folder, &text)
+                .map_err(|what| ProjectError::Malformed { path, what }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::cargo(folder),
+            Err(error) => Err(ProjectError::Manifest { path, error }),
+        }
+    }
+
+    fn described(folder: &Path, text: &str) -> Result<Self, String> {
+        let Description { name, kind, build, artifact } =
+            toml::from_str(text).map_err(|error| error.to_string())?;
+        if build.is_empty() {
+            return Err("`build` names no program; say for example `build = [\"make\"]`".into());
+        }
+        let builder = Builder::Program { words: build, artifact };
+        Ok(Self { folder: folder.into(), name, kind, builder })
+    }
+
+    fn cargo(folder: &Path) -> Result<Self, ProjectError> {
         let path = folder.join("Cargo.toml");
         let text = std::fs::read_to_string(&path)
             .map_err(|error| ProjectError::Manifest { path: path.clone(), error })?;
         let malformed = |what: String| ProjectError::Malformed { path: path.clone(), what };
         let manifest: CargoToml =
             toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-        let Some(package) = manifest.package else {
+        let Some(Package { name: package, metadata }) = manifest.package else {
             return Err(malformed("there is no `[package]`; name the plugin's own folder".into()));
         };
-        let kind = match package.metadata.alknet.kind.as_deref() {
+        let kind = match metadata.alknet.kind.as_deref() {
             None | Some("native") => Kind::Native,
             Some("component") => Kind::Component,
             Some(other) => {
@@ -136,7 +203,8 @@ impl Project {
                 return Err(malformed(what));
             }
         };
-        Ok(Self { folder: folder.into(), package: package.name, kind })
+        let name = package.strip_prefix("alknet-plugin-").unwrap_or(&package).to_owned();
+        Ok(Self { folder: folder.into(), name, kind, builder: Builder::Cargo { package } })
     }
 
     /// Its folder.
@@ -144,15 +212,15 @@ impl Project {
         &self.folder
     }
 
-    /// Its package's name.
-    pub fn package(&self) -> &str {
-        &self.package
+    /// Whether it is cargo's.
+    pub fn is_cargo(&self) -> bool {
+        matches!(self.builder, Builder::Cargo { .. })
     }
 
-    /// What the plugin is called: the package without the `alknet-plugin-` that
-    /// such packages often begin with.
+    /// What the plugin is called. Of a cargo package that is its name, without the
+    /// `alknet-plugin-` that such packages often begin with.
     pub fn name(&self) -> &str {
-        self.package.strip_prefix("alknet-plugin-").unwrap_or(&self.package)
+        &self.name
     }
 
     /// What it is built as.
@@ -160,12 +228,41 @@ impl Project {
         self.kind
     }
 
-    /// Builds the plugin and returns its file. Cargo shows its progress, and what
-    /// is wrong with the code, on standard error. Dropping the future ends cargo.
+    /// Builds the plugin and returns its file. Progress, and what is wrong with the
+    /// code, is shown on standard error. Dropping the future ends the build.
     ///
     /// # Errors
-    /// Cargo cannot be run, or makes no plugin.
+    /// What builds it cannot be run, or makes no plugin.
     pub async fn build(&self, profile: Profile) -> Result<PathBuf, ProjectError> {
+        match &self.builder {
+            Builder::Cargo { package } => self.build_package(package, profile).await,
+            Builder::Program { words, artifact } => self.run(words, artifact).await,
+        }
+    }
+
+    async fn run(&self, words: &[String], artifact: &Path) -> Result<PathBuf, ProjectError> {
+        let program = words.first().cloned().unwrap_or_default();
+        let built = Command::new(&program)
+            .args(words.iter().skip(1))
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(io::stderr())
+            .kill_on_drop(true)
+            .status()
+            .await
+            .map_err(|error| ProjectError::Program { program, error })?;
+        if !built.success() {
+            return Err(ProjectError::Build);
+        }
+        let file = self.folder.join(artifact);
+        if file.is_file() { Ok(file) } else { Err(ProjectError::Elsewhere(file)) }
+    }
+
+    async fn build_package(
+        &self,
+        package: &str,
+        profile: Profile,
+    ) -> Result<PathBuf, ProjectError> {
         let mut cargo = Command::new("cargo");
         cargo
             .current_dir(&self.folder)
@@ -183,12 +280,12 @@ impl Project {
         if !built.status.success() {
             return Err(ProjectError::Build);
         }
-        self.artifact(&built.stdout).ok_or(ProjectError::NoArtifact)
+        self.artifact(package, &built.stdout).ok_or(ProjectError::NoArtifact)
     }
 
     /// The plugin's file, by what cargo says that it made.
-    fn artifact(&self, messages: &[u8]) -> Option<PathBuf> {
-        let target = self.package.replace('-', "_");
+    fn artifact(&self, package: &str, messages: &[u8]) -> Option<PathBuf> {
+        let target = package.replace('-', "_");
         let extension = match self.kind {
             Kind::Native | Kind::Isolated => std::env::consts::DLL_EXTENSION,
             Kind::Component => "wasm",
@@ -222,9 +319,15 @@ impl Project {
 
     /// Folders whole, and of the project's own only the files in it.
     fn sources(&self) -> Vec<(PathBuf, RecursiveMode)> {
+        let made = match &self.builder {
+            Builder::Program { artifact, .. } => artifact.components().next(),
+            Builder::Cargo { .. } => None,
+        };
+        let made = made.map(Component::as_os_str);
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         entries
             .filter(|entry| !NOT_SOURCES.iter().any(|name| entry.file_name() == *name))
+            .filter(|entry| made != Some(&entry.file_name()))
             .map(|entry| match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 true => (entry.path(), RecursiveMode::Recursive),
                 false => (entry.path(), RecursiveMode::NonRecursive),
@@ -255,8 +358,12 @@ mod tests {
     use super::*;
 
     fn project(manifest: &str) -> (tempfile::TempDir, Result<Project, ProjectError>) {
+        with("Cargo.toml", manifest)
+    }
+
+    fn with(file: &str, text: &str) -> (tempfile::TempDir, Result<Project, ProjectError>) {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+        std::fs::write(folder.path().join(file), text).unwrap();
         let project = Project::open(folder.path());
         (folder, project)
     }
@@ -281,6 +388,32 @@ mod tests {
         let kind = kind.unwrap_err().to_string();
         assert!(kind.contains("`jar`") && kind.contains("`native`"), "{kind}");
         assert!(matches!(project("[package").1, Err(ProjectError::Malformed { .. })));
+    }
+
+    #[tokio::test]
+    async fn any_program_may_build_a_project() {
+        let described = |build: &str| {
+            let text =
+                format!("kind = \"component\"\nartifact = \"build/a.wasm\"\nbuild = {build}\n");
+            with(DESCRIPTION, &format!("name = \"a\"\n{text}"))
+        };
+        let (folder, project) = described(r#"["sh", "-c", "mkdir build && echo > build/a.wasm"]"#);
+        let project = project.unwrap();
+        assert_eq!((project.name(), project.kind()), ("a", Kind::Component));
+        assert_eq!(project.build().await.unwrap(), folder.path().join("build/a.wasm"));
+        assert!(project.sources().iter().all(|(path, _)| !path.ends_with("build")));
+
+        let failing = described(r#"["false"]"#);
+        assert!(matches!(failing.1.unwrap().build().await, Err(ProjectError::Build)));
+        let elsewhere = described(r#"["true"]"#);
+        assert!(matches!(elsewhere.1.unwrap().build().await, Err(ProjectError::Elsewhere(_))));
+        let missing = described(r#"["no-such-program"]"#).1.unwrap().build().await;
+        let missing = missing.unwrap_err().to_string();
+        assert!(missing.contains("`no-such-program`") && missing.contains("install"), "{missing}");
+        let empty = described("[]").1.unwrap_err().to_string();
+        assert!(empty.contains("`build`"), "{empty}");
+        let unknown = with(DESCRIPTION, "name = \"a\"\nlang = \"c\"\n").1;
+        assert!(matches!(unknown, Err(ProjectError::Malformed { .. })));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
 use super::Panicked;
@@ -18,6 +19,7 @@ use super::value::{Blob, FAULT, Handle, PENDING, READY, Slice, demand};
 use super::waker::WakerWords;
 use crate::connection::Connection;
 use crate::context::OperationContext;
+use crate::error::CallError;
 use crate::handler::HandlerError;
 use crate::host::Host;
 use crate::identity::AuthContext;
@@ -28,7 +30,11 @@ use crate::plugin::{Built, DynHandler, OperationCode, Plugin};
 
 /// A plugin's functions, from the host's side.
 #[derive(Clone, Copy)]
-pub struct Module(ModuleRef);
+pub struct Module {
+    table: ModuleRef,
+    /// Whether it was made without this crate, which checks what it hands out.
+    foreign: bool,
+}
 
 /// Why a plugin's module gave no manifest or could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +64,22 @@ impl Module {
     /// The table came from a library whose layout has been compared with
     /// [`layout`](super::module::layout) and found compatible, and which is never unloaded.
     pub unsafe fn new(table: ModuleRef) -> Self {
-        Self(table)
+        Self { table, foreign: false }
+    }
+
+    /// Takes the functions of a plugin in C.
+    ///
+    /// # Safety
+    /// The table came from [`c::module`](super::c::module), and its library is never
+    /// unloaded.
+    pub unsafe fn foreign(table: ModuleRef) -> Self {
+        Self { table, foreign: true }
     }
 
     /// The functions of a plugin linked into this program, through the same
     /// crossings as those of a shared library.
     pub fn linked<P: Plugin>() -> Self {
-        Self(Exports::<P, false>::table())
+        Self { table: Exports::<P, false>::table(), foreign: false }
     }
 
     /// The plugin's declaration of itself.
@@ -73,7 +88,7 @@ impl Module {
     /// A panic in the plugin, or text that is no manifest.
     pub fn manifest(&self) -> Result<Manifest, ModuleError> {
         // SAFETY: the table is a plugin's; `demand` passes places to write to.
-        let text = demand(|out, fault| unsafe { self.0.manifest()(out, fault) })?;
+        let text = demand(|out, fault| unsafe { self.table.manifest()(out, fault) })?;
         serde_json::from_slice(text.bytes())
             .map_err(|error| ModuleError::Manifest(error.to_string()))
     }
@@ -91,8 +106,11 @@ impl Module {
         let host = export_host(host.backend().clone());
         let config = Slice::new(config.as_bytes());
         // SAFETY: the table is a plugin's; `demand` passes places to write to.
-        let plugin = demand(|out, fault| unsafe { self.0.build()(host, config, out, fault) })?;
-        Ok(import_built(manifest, plugin))
+        let plugin = demand(|out, fault| unsafe { self.table.build()(host, config, out, fault) })?;
+        if self.foreign && !super::c::is_complete(plugin.table) {
+            return Err(ModuleError::Refused("its table of functions is incomplete".into()));
+        }
+        Ok(import_built(manifest, plugin, self.foreign))
     }
 }
 
@@ -103,7 +121,7 @@ impl Module {
 pub static PROBED: std::sync::Mutex<Option<u64>> = std::sync::Mutex::new(None);
 
 /// Takes a built plugin: the handlers and operations of its manifest.
-pub(crate) fn import_built(manifest: Manifest, plugin: Handle<PluginRef>) -> Built {
+pub(crate) fn import_built(manifest: Manifest, plugin: Handle<PluginRef>, foreign: bool) -> Built {
     #[cfg(feature = "abi-test-next")]
     {
         // SAFETY: the handle is alive.
@@ -113,6 +131,7 @@ pub(crate) fn import_built(manifest: Manifest, plugin: Handle<PluginRef>) -> Bui
     let plugin = Arc::new(plugin);
     let part = |index: usize| Part {
         plugin: plugin.clone(),
+        foreign,
         // A manifest with 2^32 operations does not fit in memory.
         index: u32::try_from(index).unwrap_or(u32::MAX),
     };
@@ -130,6 +149,13 @@ pub(crate) fn import_built(manifest: Manifest, plugin: Handle<PluginRef>) -> Bui
 struct Part {
     plugin: Arc<Handle<PluginRef>>,
     index: u32,
+    foreign: bool,
+}
+
+/// What a foreign plugin says is JSON is passed on unread, so it must be.
+fn checked(answer: Result<Json, CallError>) -> Result<Json, CallError> {
+    Json::parse(answer?.into_bytes())
+        .map_err(|error| CallError::internal(format!("the plugin's answer is not JSON: {error}")))
 }
 
 impl DynHandler for Part {
@@ -163,6 +189,7 @@ impl DynHandler for Part {
 struct Call {
     plugin: Arc<Handle<PluginRef>>,
     index: u32,
+    foreign: bool,
     state: State,
 }
 
@@ -214,7 +241,7 @@ impl Call {
 }
 
 impl Future for Call {
-    type Output = Result<Json, crate::CallError>;
+    type Output = Result<Json, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = match std::mem::replace(&mut self.state, State::Done) {
@@ -229,14 +256,19 @@ impl Future for Call {
             },
             State::Done => Poll::Ready(Err(Fault::internal("a call was polled after its end"))),
         };
-        polled.map(input)
+        polled.map(|answer| if self.foreign { checked(input(answer)) } else { input(answer) })
     }
 }
 
 impl Operation for Part {
     fn call(&self, context: OperationContext, input: Json) -> CallFuture {
         let state = State::New { context, input: input.into_bytes() };
-        Box::pin(Call { plugin: self.plugin.clone(), index: self.index, state })
+        Box::pin(Call {
+            plugin: self.plugin.clone(),
+            index: self.index,
+            foreign: self.foreign,
+            state,
+        })
     }
 }
 
@@ -246,9 +278,10 @@ impl Subscription for Part {
         let input = input.into_bytes();
         let Handle { data, table } = &*self.plugin;
         // SAFETY: the handle is alive, and everything lent lives through the call.
-        import_items(demand(|out, fault| unsafe {
+        let items = import_items(demand(|out, fault| unsafe {
             let input = Blob::argument(&input);
             table.subscribe()(*data, self.index, context, input, out, fault)
-        }))
+        }));
+        if self.foreign { items.map(checked).boxed() } else { items }
     }
 }

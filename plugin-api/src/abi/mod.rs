@@ -26,6 +26,7 @@
 //! | [`task`] | spawned tasks |
 //! | [`host`] | the host's services |
 //! | [`module`], [`loaded`] | the plugin as a whole, from both sides |
+//! | [`c`] | the same for plugins in C |
 //!
 //! # Rules
 //!
@@ -42,6 +43,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod c;
 pub mod call;
 pub mod capability;
 pub mod connection;

@@ -14,11 +14,14 @@ use super::waker::{WakerCache, WakerWords};
 use crate::backend::{Gone, RecvBackend, SendBackend};
 use crate::connection::StreamError;
 
+/// In [`Polled`]: added to a fault's code.
+pub const POLLED_FAULT: u64 = 16;
+
 /// What a poll of a stream gives: two machine words.
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
 pub struct Polled {
-    /// 0 ready, 1 pending, 2 nothing, or [`Polled::FAULT`] plus a fault's code.
+    /// 0 ready, 1 pending, 2 nothing, or [`POLLED_FAULT`] plus a fault's code.
     status: u64,
     /// Bytes moved, or the fault's detail.
     value: u64,
@@ -26,8 +29,7 @@ pub struct Polled {
 
 impl Polled {
     const PENDING: Self = Self { status: 1, value: 0 };
-    /// Added to a fault's code.
-    const FAULT: u64 = 16;
+    const FAULT: u64 = POLLED_FAULT;
 
     fn ready(value: u64) -> Self {
         Self { status: 0, value }

@@ -97,7 +97,7 @@ impl Pack {
             for name in project_files(folder).map_err(unreadable)? {
                 draft.add(&name, &folder.join(&name))?;
             }
-            if self.sbom.is_none() {
+            if self.sbom.is_none() && project.is_cargo() {
                 let target = match project.kind() {
                     Kind::Native | Kind::Isolated => Target::here().to_string(),
                     Kind::Component => COMPONENT.to_owned(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use wasmtime::component::types::Component as ComponentType;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -11,6 +12,7 @@ use super::bindings;
 use super::cache::Cache;
 use super::cpu::Ticker;
 use super::error::ComponentError;
+use super::imports::futures;
 use super::instance::State;
 use crate::budget::MAX_INSTANCE_MEMORY;
 
@@ -21,6 +23,11 @@ const RESERVED_MAPS: u64 = 8_192;
 const MAPS_PER_INSTANCE: u64 = 6;
 /// What the kernel allows unless told otherwise.
 const DEFAULT_MAX_MAPS: u64 = 65_530;
+
+/// Core modules of one component, at most: CPython takes most of these.
+const CORE_INSTANCES: u32 = 32;
+/// Tables of one component, at most.
+const TABLES: u32 = 8;
 
 /// How a node runs components.
 #[derive(Clone, Debug)]
@@ -57,6 +64,8 @@ pub struct Engine(Arc<Shared>);
 struct Shared {
     wasmtime: wasmtime::Engine,
     linker: Linker<State>,
+    /// For the world's other form.
+    linker_of_futures: Linker<State>,
     ticker: Arc<Ticker>,
     cache: Option<Cache>,
     memory: Arc<MemoryBudget>,
@@ -82,12 +91,15 @@ impl Engine {
             state
         })
         .map_err(failed)?;
+        let mut linker_of_futures = linker.clone();
+        futures::replace_in(&mut linker_of_futures).map_err(failed)?;
         let ticker =
             Ticker::start(wasmtime.weak()).map_err(|error| failed(wasmtime::Error::from(error)))?;
         let cache = options.cache_dir.map(|dir| Cache::open(dir, &wasmtime)).transpose()?;
         Ok(Self(Arc::new(Shared {
             wasmtime,
             linker,
+            linker_of_futures,
             ticker: Arc::new(ticker),
             cache,
             memory: Arc::new(MemoryBudget {
@@ -112,6 +124,7 @@ impl Engine {
         {
             return Ok(component);
         }
+        tracing::info!(sha256 = hex::encode(sha256), bytes = bytes.len(), "compiling a component");
         let component = Component::new(&self.0.wasmtime, bytes)
             .map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;
         if let Some(cache) = &self.0.cache {
@@ -124,8 +137,12 @@ impl Engine {
         &self.0.wasmtime
     }
 
-    pub(super) fn linker(&self) -> &Linker<State> {
-        &self.0.linker
+    /// What a component of this type is linked with.
+    pub(super) fn linker(&self, ty: &ComponentType) -> &Linker<State> {
+        match futures::is_used_by(ty, &self.0.wasmtime) {
+            true => &self.0.linker_of_futures,
+            false => &self.0.linker,
+        }
     }
 
     pub(super) fn ticker(&self) -> Arc<Ticker> {
@@ -157,11 +174,12 @@ fn config(slots: u32, max_memory: usize) -> Config {
         .total_memories(slots)
         .max_memories_per_component(1)
         .max_memory_size(max_memory)
-        // A component is a few core modules: the plugin and its adapters.
-        .total_core_instances(slots.saturating_mul(6))
-        .max_core_instances_per_component(16)
-        .total_tables(slots.saturating_mul(4))
-        .max_tables_per_component(8)
+        // A component is a few core modules: the plugin and its adapters, or an
+        // interpreter with its libraries.
+        .total_core_instances(slots.saturating_mul(CORE_INSTANCES))
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .total_tables(slots.saturating_mul(4).max(TABLES))
+        .max_tables_per_component(TABLES)
         .table_elements(20_000)
         .total_stacks(slots)
         // What a closed instance leaves in memory adds up over a thousand slots.

@@ -31,7 +31,7 @@ pub enum ComponentError {
     },
     /// The component does not export what a plugin must.
     #[error(
-        "it does not export {}; a plugin crate says `alknet_plugin_api::export!(Type)`",
+        "it does not export {}; a plugin crate says `alknet_plugin_api::export!(Type)`, and in other languages every function of the world is exported",
         .0.join(", ")
     )]
     MissingExports(Vec<String>),

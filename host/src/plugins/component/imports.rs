@@ -7,6 +7,7 @@
 #![allow(unreachable_pub)]
 
 mod connections;
+pub(super) mod futures;
 mod operations;
 mod services;
 

@@ -53,9 +53,10 @@ pub fn open_metered(
         |cause: ComponentError| LoadError::Component { path: artifact.path.clone(), cause };
     check_magic(&artifact.bytes).map_err(refuse)?;
     let component = engine.compile(&artifact.bytes, &artifact.sha256).map_err(refuse)?;
-    check_world(&component.component_type(), engine.wasmtime()).map_err(refuse)?;
+    let ty = component.component_type();
+    check_world(&ty, engine.wasmtime()).map_err(refuse)?;
     let pre = engine
-        .linker()
+        .linker(&ty)
         .instantiate_pre(&component)
         .and_then(PluginPre::new)
         .map_err(|error| refuse(ComponentError::Types(format!("{error:#}"))))?;

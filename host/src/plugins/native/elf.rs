@@ -6,6 +6,7 @@ use std::path::Path;
 
 use alknet_plugin_api::API_VERSION;
 use alknet_plugin_api::abi::abi_stable::library::AbiHeader;
+use alknet_plugin_api::abi::c::{C_SYMBOL, CHeader, FINGERPRINT};
 use alknet_plugin_api::abi::{Header, MAGIC, SYMBOL};
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
@@ -17,7 +18,34 @@ use crate::plugins::LoadError;
 pub(super) struct Image {
     /// The header's offset.
     pub(super) header: u64,
+    /// Which of the two headers it is.
+    pub(super) form: Form,
     segments: Vec<Segment>,
+}
+
+/// What a plugin's header is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// alknet-plugin-api: a [`Header`].
+    Rust,
+    /// Its header for C: a [`CHeader`].
+    C,
+}
+
+impl Form {
+    pub(super) fn symbol(self) -> &'static str {
+        match self {
+            Self::Rust => SYMBOL,
+            Self::C => C_SYMBOL,
+        }
+    }
+
+    fn size(self) -> usize {
+        match self {
+            Self::Rust => size_of::<Header>(),
+            Self::C => size_of::<CHeader>(),
+        }
+    }
 }
 
 struct Segment {
@@ -98,11 +126,16 @@ pub(super) fn inspect(path: &Path, bytes: &[u8]) -> Result<Image, LoadError> {
     }
     let file = ElfFile64::<Endianness>::parse(bytes)
         .map_err(|_| truncated("its section headers lie beyond its end"))?;
-    let symbol = file
-        .dynamic_symbols()
-        .find(|symbol| symbol.is_definition() && symbol.name() == Ok(SYMBOL))
+    let (form, symbol) = [Form::Rust, Form::C]
+        .into_iter()
+        .find_map(|form| {
+            let symbol = file
+                .dynamic_symbols()
+                .find(|symbol| symbol.is_definition() && symbol.name() == Ok(form.symbol()))?;
+            Some((form, symbol))
+        })
         .ok_or_else(|| LoadError::NoSymbol { path: path.to_owned(), symbol: SYMBOL })?;
-    let image = Image { header: symbol.address(), segments };
+    let image = Image { header: symbol.address(), form, segments };
     let data = symbol.elf_symbol().st_type() == elf::STT_OBJECT;
     check_header(path, bytes, endian, programs, &image, data, symbol.size())?;
     Ok(image)
@@ -145,8 +178,9 @@ fn check_header(
     data: bool,
     size: u64,
 ) -> Result<(), LoadError> {
-    let wrong = |cause: String| LoadError::Header { path: path.to_owned(), symbol: SYMBOL, cause };
-    let needed = size_of::<Header>() as u64;
+    let symbol = image.form.symbol();
+    let wrong = |cause: String| LoadError::Header { path: path.to_owned(), symbol, cause };
+    let needed = image.form.size() as u64;
     if !data {
         return Err(wrong("it is not data".into()));
     }
@@ -166,7 +200,7 @@ fn check_header(
                 return None;
             }
             let start = usize::try_from(program.p_offset(endian) + within).ok()?;
-            bytes.get(start..start + size_of::<Header>())
+            bytes.get(start..start + image.form.size())
         })
         .ok_or_else(|| wrong("it has no content in the file".into()))?;
     if content[..MAGIC.len()] != MAGIC {
@@ -177,6 +211,7 @@ fn check_header(
         word.copy_from_slice(&content[at..at + 4]);
         u32::from_ne_bytes(word)
     };
+    // Both forms have these in the same place.
     let major = number(offset_of!(Header, api_major));
     let minor = number(offset_of!(Header, api_minor));
     if major != API_VERSION.0 {
@@ -185,6 +220,9 @@ fn check_header(
             found: format!("{major}.{minor}"),
             expected: format!("{}.{}", API_VERSION.0, API_VERSION.1),
         });
+    }
+    if image.form == Form::C {
+        return check_fingerprint(path, &content[offset_of!(CHeader, fingerprint)..][..64]);
     }
     let abi = offset_of!(Header, abi);
     let theirs = &content[abi + offset_of!(AbiHeader, magic_string)..][..32];
@@ -204,4 +242,17 @@ fn check_header(
         )));
     }
     Ok(())
+}
+
+/// Whether a plugin in C was compiled with this interface.
+fn check_fingerprint(path: &Path, theirs: &[u8]) -> Result<(), LoadError> {
+    if theirs == FINGERPRINT {
+        return Ok(());
+    }
+    let difference = format!(
+        "  at the fingerprint of alknet_plugin.h\n  expected {}\n  found    {}",
+        String::from_utf8_lossy(FINGERPRINT),
+        theirs.escape_ascii()
+    );
+    Err(LoadError::Layout { path: path.to_owned(), api: API_VERSION.0, difference })
 }

@@ -9,19 +9,24 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::path::Path;
 use std::ptr::addr_of;
 
+use alknet_plugin_api::abi::c::{self, C_SYMBOL, CHeader, RawModule};
 use alknet_plugin_api::abi::module::ModuleRef;
 use alknet_plugin_api::abi::value::Slice;
 use alknet_plugin_api::abi::{Header, Module, SYMBOL};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::elf::Image;
+use super::elf::{Form, Image};
 use super::layout;
 use crate::plugins::LoadError;
 
 /// Maps a [`sealed`] file, whose bytes [`elf::inspect`](super::elf::inspect) has
 /// approved, and compares interfaces.
 pub(super) fn load(path: &Path, file: File, image: &Image) -> Result<Module, LoadError> {
-    let header = map(path, file)?;
+    let header = map(path, file, image.form.symbol())?;
+    if image.form == Form::C {
+        return in_c(path, header.cast(), image);
+    }
+    let header = header.cast::<Header>();
     let functions = check_pointers(path, header, image)?;
     // SAFETY: the pointer lies in the library's code, behind a header with the
     // right magic and version: it is the layout function of that version.
@@ -46,12 +51,57 @@ pub(super) fn load(path: &Path, file: File, image: &Image) -> Result<Module, Loa
     Ok(unsafe { Module::new(module) })
 }
 
+/// Takes the functions of a plugin in C, whose fingerprint says that it means this
+/// interface.
+fn in_c(path: &Path, header: *const CHeader, image: &Image) -> Result<Module, LoadError> {
+    let wrong = |cause: &str| LoadError::Header {
+        path: path.to_owned(),
+        symbol: C_SYMBOL,
+        cause: cause.to_owned(),
+    };
+    let base = base(path, header as usize, image)?;
+    let inside = |address: usize, len: usize, executable: bool| {
+        let offset = address.checked_sub(base);
+        offset.is_some_and(|offset| image.holds(offset as u64, len as u64, executable))
+    };
+    if !(header as usize).is_multiple_of(align_of::<CHeader>()) {
+        return Err(wrong("it is not aligned"));
+    }
+    // SAFETY: the header's whole range lies in a data segment of the file that was
+    // mapped, at an aligned address, and every value of it is valid.
+    let table: *const RawModule = unsafe { addr_of!((*header).module).read() };
+    if !(table as usize).is_multiple_of(align_of::<RawModule>())
+        || !inside(table as usize, size_of::<RawModule>(), false)
+    {
+        return Err(wrong("its table of functions lies outside the library's data"));
+    }
+    // SAFETY: the table lies in the library's data, at an aligned address, and is read
+    // as numbers.
+    let raw = unsafe { table.read() };
+    if !raw.is_complete() {
+        return Err(wrong("its table of functions is incomplete"));
+    }
+    if !raw.functions.iter().all(|function| inside(*function, 1, true)) {
+        return Err(wrong("a function of its table lies outside the library's code"));
+    }
+    // SAFETY: the table is complete, the fingerprint is this interface's, and libraries
+    // are never unloaded.
+    Ok(unsafe { Module::foreign(c::module(table)) })
+}
+
+/// Where the library was mapped.
+fn base(path: &Path, header: usize, image: &Image) -> Result<usize, LoadError> {
+    header
+        .checked_sub(usize::try_from(image.header).unwrap_or(usize::MAX))
+        .ok_or_else(|| wrong(path, "it was mapped elsewhere than the file says"))
+}
+
 fn wrong(path: &Path, cause: &str) -> LoadError {
     LoadError::Header { path: path.to_owned(), symbol: SYMBOL, cause: cause.to_owned() }
 }
 
 /// Maps the file and finds the header.
-fn map(path: &Path, file: File) -> Result<*const Header, LoadError> {
+fn map(path: &Path, file: File, symbol: &str) -> Result<*const (), LoadError> {
     let refused = |cause: String| LoadError::Loader { path: path.to_owned(), cause };
     tracing::debug!(path = %path.display(), "mapping a native plugin");
     // The descriptor stays open: a later plugin whose file got the same number
@@ -62,7 +112,7 @@ fn map(path: &Path, file: File) -> Result<*const Header, LoadError> {
     let library = unsafe { Library::open(Some(&name), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| refused(text_of(&error)))?;
     // SAFETY: only the address is used here.
-    let header = unsafe { library.get::<*const Header>(SYMBOL) }
+    let header = unsafe { library.get::<*const ()>(symbol) }
         .map_err(|error| refused(text_of(&error)))?
         .as_raw_ptr();
     // Never unloaded; see the module's documentation.
@@ -123,9 +173,7 @@ fn check_pointers(
     header: *const Header,
     image: &Image,
 ) -> Result<Functions, LoadError> {
-    let base = (header as usize)
-        .checked_sub(usize::try_from(image.header).unwrap_or(usize::MAX))
-        .ok_or_else(|| wrong(path, "it was mapped elsewhere than the file says"))?;
+    let base = base(path, header as usize, image)?;
     if !(header as usize).is_multiple_of(align_of::<Header>()) {
         return Err(wrong(path, "it is not aligned"));
     }
