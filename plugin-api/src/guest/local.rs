@@ -98,7 +98,7 @@ impl TaskControl for Control {
 pub(super) async fn run<M: Future>(main: M, ended: impl Future<Output = ()>) -> Option<M::Output> {
     let mut main = std::pin::pin!(main);
     let mut ended = std::pin::pin!(ended);
-    let mut tasks = FuturesUnordered::new();
+    let mut tasks: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = main.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
