@@ -36,14 +36,14 @@ impl Status {
             output.line(&visible(&certificate_line(certificate)))?;
         }
         output.line("")?;
-        output.line(&plugins(&status).render(false))?;
+        output.table(&plugins(&status), &())?;
         if !list(&status, "imports").is_empty() {
             output.line("")?;
-            output.line(&imports(&status).render(false))?;
+            output.table(&imports(&status), &())?;
         }
         let connections = connections(&status);
         output.line("")?;
-        output.line(&connections.render(false))
+        output.table(&connections, &())
     }
 }
 

@@ -12,6 +12,7 @@ use super::cache::Cache;
 use super::cpu::Ticker;
 use super::error::ComponentError;
 use super::instance::State;
+use crate::observe::terminal::Progress;
 
 /// Memory mappings left to the rest of the process.
 const RESERVED_MAPS: u64 = 8_192;
@@ -105,12 +106,14 @@ impl Engine {
         &self,
         bytes: &[u8],
         sha256: &[u8; 32],
+        name: &str,
     ) -> Result<Component, ComponentError> {
         if let Some(cache) = &self.0.cache
             && let Some(component) = cache.load(&self.0.wasmtime, sha256)
         {
             return Ok(component);
         }
+        let _shown = Progress::begin(format!("compiling {name}"));
         let component = Component::new(&self.0.wasmtime, bytes)
             .map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;
         if let Some(cache) = &self.0.cache {

@@ -38,7 +38,8 @@ pub fn open(
     let refuse =
         |cause: ComponentError| LoadError::Component { path: artifact.path.clone(), cause };
     check_magic(&artifact.bytes).map_err(refuse)?;
-    let component = engine.compile(&artifact.bytes, &artifact.sha256).map_err(refuse)?;
+    let name = artifact.path.file_name().unwrap_or_default().to_string_lossy();
+    let component = engine.compile(&artifact.bytes, &artifact.sha256, &name).map_err(refuse)?;
     check_world(&component.component_type(), engine.wasmtime()).map_err(refuse)?;
     let pre = engine
         .linker()
