@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use alknet::endpoint::CloseCode;
+use alknet_plugin_api::code;
+
 use super::{Page, root};
 
 /// Where the sources are to be seen.
@@ -67,4 +70,24 @@ fn the_table_of_contents_has_every_page_once() {
     let template = "adr/0000-template.md";
     let pages: BTreeSet<_> = pages.filter(|name| *name != template).map(str::to_owned).collect();
     assert_eq!(unique, pages);
+}
+
+#[test]
+fn every_code_is_explained() {
+    let protocol = Page::read("docs/protocol/calling.md");
+    let troubleshooting = Page::read("docs/operators/troubleshooting.md");
+    let row = |page: &Page, start: &str| {
+        let row = page.text.lines().find(|line| line.starts_with(start));
+        row.unwrap_or_else(|| panic!("{} has no row `{start}`", page.name)).to_owned()
+    };
+    for (name, retryable, http) in code::ALL {
+        let told = row(&protocol, &format!("| `{name}` |"));
+        let again = if *retryable { "| yes |" } else { "| no |" };
+        assert!(told.contains(again) && told.contains(&http.to_string()), "{told}");
+        let told = row(&troubleshooting, &format!("| `{name}` |"));
+        assert_eq!(told.contains("| yes"), *retryable, "{told}");
+    }
+    for code in CloseCode::ALL {
+        row(&troubleshooting, &format!("| {} | {} |", code.code(), code.text()));
+    }
 }

@@ -53,9 +53,12 @@ impl Page {
         Self { name: name.to_owned(), text }
     }
 
-    /// Every page of the book, and the README.
+    /// Every page of the book, the README, and those of the plugins.
     fn all() -> Vec<Self> {
         let mut names = vec!["README.md".to_owned()];
+        for plugin in ["call", "clock", "echo", "files", "http"] {
+            names.push(format!("plugins/{plugin}/README.md"));
+        }
         let mut folders = vec![root().join("docs")];
         while let Some(folder) = folders.pop() {
             for entry in folder.read_dir().unwrap() {
@@ -94,9 +97,8 @@ impl Page {
                 let comment = lines[before].strip_prefix("<!-- ")?.strip_suffix(" -->")?;
                 Some(comment.to_owned())
             });
-            let after_commands = ended.is_some_and(|end| {
-                lines[end + 1..at].iter().all(|line| line.trim().is_empty())
-            });
+            let after_commands = ended
+                .is_some_and(|end| lines[end + 1..at].iter().all(|line| line.trim().is_empty()));
             let last = blocks.last_mut().filter(|_| after_commands && kind == "text");
             let end = at + 1 + length;
             match last {

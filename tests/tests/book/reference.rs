@@ -2,6 +2,7 @@
 //!
 //! `ALKNET_WRITE_REFERENCE=1 cargo nextest run -E 'test(reference)'` writes it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::Value;
@@ -29,6 +30,9 @@ fn kind(schema: &Value) -> String {
     if let Some(choices) = schema["oneOf"].as_array() {
         return choices.iter().map(kind).collect::<Vec<_>>().join(", or ");
     }
+    if schema["format"] == "date-time" {
+        return "date".to_owned();
+    }
     match schema["type"].as_str() {
         Some("array") => match kind(&schema["items"]) {
             of if of.is_empty() => "list".to_owned(),
@@ -38,8 +42,8 @@ fn kind(schema: &Value) -> String {
             Some(of) => format!("table of {}", kind(of)),
             None => "table".to_owned(),
         },
-        Some("integer") => match (schema["minimum"].as_u64(), schema["maximum"].as_u64()) {
-            (Some(1..), _) => format!("integer from {}", schema["minimum"]),
+        Some("integer") => match schema["minimum"].as_u64() {
+            Some(least @ 1..) => format!("integer from {least}"),
             _ => "integer".to_owned(),
         },
         other => other.unwrap_or_default().to_owned(),
@@ -65,14 +69,17 @@ fn heading(path: &str, schema: &Value) -> String {
 
 fn describe(out: &mut String, path: &str, schema: &Value) {
     let table = section(schema).unwrap();
-    let properties = table["properties"].as_object().unwrap();
+    // Whatever order the parser keeps.
+    let properties: BTreeMap<_, _> = table["properties"].as_object().unwrap().iter().collect();
     let required: Vec<_> = table["required"].as_array().into_iter().flatten().collect();
-    let plain: Vec<_> =
-        properties.iter().filter(|(_, schema)| section(schema).is_none()).collect();
-    let level = if path.is_empty() { "##" } else { &"####"[..2 + path.matches('.').count().min(2)] };
+    let plain: Vec<_> = properties.iter().filter(|(_, schema)| section(schema).is_none()).collect();
+    let level =
+        if path.is_empty() { "##" } else { &"####"[..2 + path.matches('.').count().min(2)] };
     if !plain.is_empty() || schema.get("description").is_some() {
-        let title = if path.is_empty() { "At the top".into() } else { heading(path, schema) };
-        let title = if path.is_empty() { title } else { format!("`{title}`") };
+        let title = match path {
+            "" => "At the top".to_owned(),
+            path => format!("`{}`", heading(path, schema)),
+        };
         write!(out, "\n{level} {title}\n").unwrap();
         if let Some(text) = schema["description"].as_str() {
             write!(out, "\n{text}.\n").unwrap();
@@ -84,16 +91,18 @@ fn describe(out: &mut String, path: &str, schema: &Value) {
     for (key, schema) in plain {
         let default = match schema.get("default") {
             Some(value) => toml(value),
-            None if required.iter().any(|name| **name == **key) => "required".to_owned(),
+            None if required.iter().any(|name| name.as_str() == Some(key.as_str())) => {
+                "required".to_owned()
+            }
             None => String::new(),
         };
         let meaning = schema["description"].as_str().unwrap_or_else(|| panic!("{path}.{key}"));
-        let meaning = meaning.replace('|', "\\|");
+        let meaning = meaning.replace('|', "\\|").replace('<', "&lt;");
         writeln!(out, "| `{key}` | {} | {default} | {meaning} |", kind(schema)).unwrap();
     }
     for (key, schema) in properties.iter().filter(|(_, schema)| section(schema).is_some()) {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        describe(out, &path, schema);
+        let path = format!("{path}.{key}");
+        describe(out, path.trim_start_matches('.'), schema);
     }
 }
 

@@ -114,7 +114,8 @@ fn files_in_pages_parse_and_have_known_keys() {
                     found += 1;
                 }
                 "json" => {
-                    let stream = serde_json::Deserializer::from_str(&block.text).into_iter::<Value>();
+                    let stream =
+                        serde_json::Deserializer::from_str(&block.text).into_iter::<Value>();
                     for value in stream {
                         value.unwrap_or_else(|error| panic!("{place}: {error}"));
                     }
