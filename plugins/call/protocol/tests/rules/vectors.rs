@@ -2,6 +2,7 @@
 //! too. The README there tells what they mean.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use alknet_call_protocol::envelope::{self, Event};
@@ -157,11 +158,11 @@ impl Script {
             assert!(has(&got, &expected), "{got} came in place of {expected}");
             return;
         }
-        if !self.streams.contains_key(&n) {
-            self.streams.insert(n, Peer::open(connection).await);
-        }
         let envelope = step.get("send").map(|envelope| self.named(envelope));
-        let peer = self.streams.get_mut(&n).unwrap();
+        let peer = match self.streams.entry(n) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(Peer::open(connection).await),
+        };
         if let Some(envelope) = envelope {
             peer.write(envelope).await;
         } else if let Some(bytes) = step["bytes"].as_str() {
