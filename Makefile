@@ -44,7 +44,8 @@ fmt: ## Check formatting
 lint: setup ## Clippy, warnings denied
 	$(CARGO) clippy --all-targets -- -D warnings
 
-docs: setup ## Build the API documentation, warnings denied
+docs: setup ## Build the book and the API documentation, warnings denied
+	$(TARGET_DIR)/python/bin/mdbook build docs --dest-dir $(abspath $(TARGET_DIR))/book
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 deny: ## Licences and advisories, where cargo-deny is installed

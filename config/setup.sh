@@ -70,6 +70,19 @@ for client in curl openssl; do
     fi
 done
 
+# The shells whose completions are tried, and what shows manual pages.
+for program in zsh:zsh fish:fish man:man-db script:bsdutils; do
+    command="${program%%:*}" package="${program##*:}"
+    if ! command -v "$command" >/dev/null; then
+        echo "installing $package"
+        install="apt-get install -y -qq --no-install-recommends $package"
+        if ! { [ "$(id -u)" = 0 ] && { $install || { apt-get update -qq && $install; }; }; }; then
+            echo "missing: $command, so the tests of the command line will fail" >&2
+            echo "  install it with: apt-get install $package" >&2
+        fi
+    fi
+done
+
 # The web client, and what compiles it and drives a browser to test it.
 web=plugins/call/bindings/web
 wanted="$(cksum <"$web/package-lock.json")"

@@ -166,8 +166,15 @@ fn k13_each_combination_of_transports_is_built_by_make_check() {
 
 /// The variables that code may read: where files are, and how to print. None of
 /// them is a secret; systemd's names the folder in which it puts secrets.
-const VARIABLES: [&str; 4] =
-    ["\"XDG_CONFIG_HOME\"", "\"HOME\"", "\"NO_COLOR\"", "\"CREDENTIALS_DIRECTORY\""];
+const VARIABLES: [&str; 7] = [
+    "\"XDG_CONFIG_HOME\"",
+    "\"HOME\"",
+    "\"NO_COLOR\"",
+    "\"CLICOLOR\"",
+    "\"CLICOLOR_FORCE\"",
+    "\"TERM\"",
+    "\"CREDENTIALS_DIRECTORY\"",
+];
 
 #[test]
 fn k76_no_code_reads_credentials_from_the_environment() {

@@ -190,10 +190,11 @@ async fn k41_a_token_is_printed_once_and_whoami_knows_it() {
     let mine = node.alknet(["whoami", "--json"]).await.json();
     assert_eq!(mine["by"], "key");
     assert_eq!(mine["identity"]["id"], "local");
+    assert!(node.read("access.toml").contains(mine["key"].as_str().unwrap()), "{mine}");
     let tokens = node.alknet(["whoami", "--json", "--token-file", file]).await.json();
     let identity =
         json!({ "id": token[..8], "scopes": ["notes:read", "notes:write"], "resources": {} });
-    assert_eq!(tokens, json!({ "by": "token", "identity": identity }));
+    assert_eq!(tokens, json!({ "by": "token", "identity": identity, "key": mine["key"] }));
     let said = node.alknet(["whoami", "--token-file", file]).await;
     assert!(said.text().starts_with(&format!("{}, by token\n", &token[..8])), "{said:?}");
     // With it comes what it may do, and nothing of what the key may.
@@ -207,7 +208,7 @@ async fn k41_a_token_is_printed_once_and_whoami_knows_it() {
     assert!(node.alknet(["whoami", "--token-file", file]).await.refused(64).contains("0644"));
     std::fs::remove_file(node.file("client.key")).unwrap();
     let stranger = node.alknet(["whoami", "--json"]).await.json();
-    assert_eq!(stranger, json!({ "by": "nothing", "identity": null }));
+    assert_eq!(stranger, json!({ "by": "nothing", "identity": null, "key": null }));
     assert!(!node.process().stderr().contains(&token[8..]), "not in the log");
     node.alknet(["token", "revoke", &token[..8]]).await.text();
     node.alknet(["token", "revoke", &token[..8]]).await.refused(64);

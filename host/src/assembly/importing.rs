@@ -12,6 +12,7 @@ use crate::config::{
 use crate::endpoint::{Dialer, NodeKey};
 use crate::imports::call::{FromCallConfig, IDLE, KEEP_ALIVE, NodeAdapter};
 use crate::imports::{ImportPlan, ImportStatus, Importing, OperationAdapter, Peers, Selection};
+use crate::observe::terminal::Progress;
 use crate::plugins::LoadedPlugin;
 use crate::registry::{Registry, RegistryBuilder};
 
@@ -212,6 +213,7 @@ impl Imports {
     /// The first that cannot be made.
     pub(super) async fn required(&self) -> Result<(), StartError> {
         for import in self.0.iter().filter(|import| import.is_required()) {
+            let _shown = Progress::begin(format!("waiting for the import {}", import.name()));
             import.first_attempt().await.map_err(StartError::Import)?;
         }
         Ok(())

@@ -27,6 +27,10 @@ enum Command {
     ///
     /// The answer comes from the node's files, whether it runs or not; with --to it comes from
     /// the running node.
+    #[command(after_help = "\
+Examples:
+  alknet acl why anonymous /node/status
+  alknet acl why ada /files/read --resource inbox")]
     Why(Why),
 }
 

@@ -12,6 +12,10 @@ use super::{Global, Output};
 
 /// Call an operation and print its answer
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alknet call /echo/say '{\"text\":\"hi\"}'
+  alknet call --timeout 2s --to archive /files/list <input.json -")]
 pub(super) struct Call {
     /// The operation's name, such as /echo/say
     name: String,
@@ -19,7 +23,7 @@ pub(super) struct Call {
     #[arg(value_name = "JSON|-", default_value = "{}", value_parser = input::parse)]
     input: Input,
     /// How long to wait, such as 5s; the node gives up then, too
-    #[arg(long, value_parser = input::duration)]
+    #[arg(long, value_name = "TIME", value_parser = input::duration)]
     timeout: Option<Duration>,
 }
 

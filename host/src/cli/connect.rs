@@ -15,6 +15,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Join standard input and output to one stream of a node
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  echo hello | alknet connect local --alpn alknet/echo")]
 pub(super) struct Connect {
     /// The node: alknet://KEY@HOST:PORT, alknet://KEY, alknet://HOST:PORT with a certificate,
     /// alknet+tcp:// over TCP, or a name in `known-nodes`

@@ -22,13 +22,13 @@ pub(super) struct Init {
     #[arg(long, value_name = "[NAME=]FILE", value_parser = named_plugin)]
     plugin: Vec<NamedPlugin>,
     /// Where the vault's phrase comes from at each start
-    #[arg(long, value_enum, default_value_t = From::Prompt)]
+    #[arg(long, value_enum, value_name = "SOURCE", default_value_t = From::Prompt)]
     unlock: From,
     /// What the operator, whose key is made, is called
     #[arg(long, value_name = "NAME", default_value = "operator")]
     operator: String,
     /// How many words the phrase has: 12, 15, 18, 21 or 24
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 24)]
     words: usize,
     /// Take a phrase that exists already, from the terminal or standard input
     #[arg(long)]

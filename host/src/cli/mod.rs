@@ -28,6 +28,7 @@ mod acl;
 mod call;
 mod check;
 pub mod client;
+mod completions;
 mod connect;
 mod dev;
 mod explain;
@@ -35,6 +36,7 @@ mod failure;
 mod init;
 mod input;
 mod isolated;
+mod man;
 mod ops;
 mod output;
 mod peer;
@@ -56,7 +58,10 @@ pub use target::Target;
 
 /// One UDP port, many protocols: each connection goes to a plugin by its ALPN.
 #[derive(Debug, Parser)]
-#[command(name = "alknet", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "alknet", version, propagate_version = true, max_term_width = 100,
+    after_long_help = HELP
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -64,8 +69,31 @@ struct Cli {
     command: Command,
 }
 
+const HELP: &str = "\
+First steps:
+  alknet run --dev --plugin FILE   make a development node in .node and start it
+  alknet ops                       list what it offers
+  alknet call /echo/say '{\"text\":\"hi\"}'
+
+Files in the node's folder:
+  node.toml      what the node is made of
+  access.toml    who may do what; taken up while the node runs
+  known-nodes    names of nodes, for --to
+  client.key     the key that this command line proves itself by
+
+Exit status:
+  0   done
+  1   the operation answered with an error
+  64  the command line is wrong
+  69  the node or an address cannot be reached, or the vault does not unlock
+  70  alknet itself failed
+  78  the configuration is wrong
+
+Colour is for terminals; NO_COLOR, CLICOLOR and CLICOLOR_FORCE are heeded.";
+
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The node's folder [default: ./.node if it is there, else ~/.config/alknet]
     #[arg(long, global = true, value_name = "DIR")]
@@ -107,6 +135,8 @@ enum Command {
     Acl(acl::Acl),
     #[command(hide = true)]
     IsolatedPlugin(isolated::IsolatedPlugin),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 impl Global {
@@ -183,6 +213,8 @@ pub fn main() -> ExitCode {
         Command::Whoami(command) => command.run(&global, &output),
         Command::Acl(command) => command.run(&global, &output),
         Command::IsolatedPlugin(command) => command.run(),
+        Command::Completions(command) => command.run(&output),
+        Command::Man(command) => command.run(&output),
     };
     match result {
         Ok(()) => Exit::Done.into(),

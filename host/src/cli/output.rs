@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::{Exit, Failure};
+use crate::observe::terminal::coloured;
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[1;31m";
@@ -24,16 +25,14 @@ pub struct Output {
 }
 
 impl Output {
-    /// For this process's standard streams. There is colour only on a terminal,
-    /// and none where `NO_COLOR` is set to anything.
+    /// For this process's standard streams, with colour where [`coloured`] says so.
+    /// JSON has none.
     pub fn of_process(json: bool) -> Self {
-        let allowed = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let terminal = io::stdout().is_terminal();
         Self {
             json,
-            colour: allowed && !json && terminal,
-            error_colour: allowed && !json && io::stderr().is_terminal(),
-            pretty: !json && terminal,
+            colour: !json && coloured(&io::stdout()),
+            error_colour: !json && coloured(&io::stderr()),
+            pretty: !json && io::stdout().is_terminal(),
         }
     }
 

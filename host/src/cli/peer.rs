@@ -42,6 +42,9 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  alknet peer add ada --key ed25519:DIGITS --scopes notes:read --resource folder=read")]
 struct Add {
     /// The name that it keeps, whatever its keys
     name: String,

@@ -37,16 +37,16 @@ impl Status {
             output.line(&visible(&certificate_line(certificate)))?;
         }
         output.line("")?;
-        output.line(&plugins(&status).render(false))?;
+        output.table(&plugins(&status), &())?;
         output.line("")?;
-        output.line(&usage(list(&status, "plugins")).render(false))?;
+        output.table(&usage(list(&status, "plugins")), &())?;
         if !list(&status, "imports").is_empty() {
             output.line("")?;
-            output.line(&imports(&status).render(false))?;
+            output.table(&imports(&status), &())?;
         }
         let connections = connections(&status);
         output.line("")?;
-        output.line(&connections.render(false))
+        output.table(&connections, &())
     }
 }
 

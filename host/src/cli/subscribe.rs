@@ -11,6 +11,9 @@ use super::{Global, Output};
 
 /// Subscribe to an operation and print each item on a line, until it ends or Ctrl-C
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  alknet subscribe /clock/ticks '{\"every_ms\":500,\"count\":3}'")]
 pub(super) struct Subscribe {
     /// The operation's name, such as /clock/ticks
     name: String,

@@ -21,15 +21,18 @@ pub(super) struct Token {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make an API key, print it once, and write its hash to access.toml
+    #[command(after_help = "\
+Example:
+  alknet token new --scopes observe --expires 30d --description console")]
     New {
         /// What it may do, such as notes:read,notes:write
-        #[arg(long, value_delimiter = ',', required = true)]
+        #[arg(long, value_name = "SCOPE,…", value_delimiter = ',', required = true)]
         scopes: Vec<String>,
         /// After how long it ends, such as 12h, 30d or 4w [default: never]
-        #[arg(long, value_parser = lifetime)]
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
         expires: Option<Duration>,
         /// What it is for
-        #[arg(long, default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
     },
     /// List the API keys, by the part that people may see

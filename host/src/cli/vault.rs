@@ -29,16 +29,20 @@ pub(super) struct Vault {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a phrase, show it once on the terminal, and ask for it back; ask for a
-    /// passphrase, too, where node.toml says that there is one
+    /// Make a phrase, show it once on the terminal, and ask for it back
+    ///
+    /// A passphrase is asked for, too, where node.toml says that there is one.
     Init {
         /// Its length: 12, 15, 18, 21 or 24
-        #[arg(long, default_value_t = 24)]
+        #[arg(long, value_name = "NUMBER", default_value_t = 24)]
         words: usize,
     },
     /// Take a phrase that exists already, from the terminal or standard input
     Import,
     /// Seal a secret, whose value comes from standard input or is asked for
+    #[command(after_help = "\
+Example:
+  alknet vault add search-api <token.txt")]
     Add {
         /// The entry's name, as capabilities in node.toml refer to it
         name: String,

@@ -78,6 +78,11 @@ impl Importing {
         self.board.read()
     }
 
+    /// The import's name.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
     /// Whether the node must not start without it.
     pub fn is_required(&self) -> bool {
         self.plan.required

@@ -4,12 +4,13 @@
 //! `tracing`. A plugin's events carry `plugin=<name>` and the target `plugin`,
 //! so that a filter such as `info,plugin=debug` tells them apart.
 
-use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use alknet_plugin_api::{Level, LogRecord};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use super::terminal;
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -50,8 +51,8 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 pub fn init(filter: &str, format: Format) -> Result<(), LogError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parse(filter)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+        .with_writer(|| terminal::Stderr)
+        .with_ansi(terminal::coloured(&std::io::stderr()));
     // A second node in one process, as tests start, shares the first one's log.
     let (first, set): (_, SetFilter) = match format {
         Format::Text => {

@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod recent;
 pub mod sample;
 pub mod status;
+pub mod terminal;

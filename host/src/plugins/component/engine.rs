@@ -15,6 +15,7 @@ use super::error::ComponentError;
 use super::imports::futures;
 use super::instance::State;
 use crate::budget::MAX_INSTANCE_MEMORY;
+use crate::observe::terminal::Progress;
 
 /// Memory mappings left to the rest of the process.
 const RESERVED_MAPS: u64 = 8_192;
@@ -118,6 +119,7 @@ impl Engine {
         &self,
         bytes: &[u8],
         sha256: &[u8; 32],
+        name: &str,
     ) -> Result<Component, ComponentError> {
         if let Some(cache) = &self.0.cache
             && let Some(component) = cache.load(&self.0.wasmtime, sha256)
@@ -125,6 +127,7 @@ impl Engine {
             return Ok(component);
         }
         tracing::info!(sha256 = hex::encode(sha256), bytes = bytes.len(), "compiling a component");
+        let _shown = Progress::begin(format!("compiling {name}"));
         let component = Component::new(&self.0.wasmtime, bytes)
             .map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;
         if let Some(cache) = &self.0.cache {

@@ -52,7 +52,8 @@ pub fn open_metered(
     let refuse =
         |cause: ComponentError| LoadError::Component { path: artifact.path.clone(), cause };
     check_magic(&artifact.bytes).map_err(refuse)?;
-    let component = engine.compile(&artifact.bytes, &artifact.sha256).map_err(refuse)?;
+    let name = artifact.path.file_name().unwrap_or_default().to_string_lossy();
+    let component = engine.compile(&artifact.bytes, &artifact.sha256, &name).map_err(refuse)?;
     let ty = component.component_type();
     check_world(&ty, engine.wasmtime()).map_err(refuse)?;
     let pre = engine

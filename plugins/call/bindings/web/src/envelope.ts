@@ -27,6 +27,9 @@ export class EnvelopeError extends Error {
   override readonly name = "EnvelopeError";
 }
 
+/** Most entries of `forwarded_for`. */
+const MAX_FORWARDED = 8;
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -69,11 +72,13 @@ export function read(bytes: Uint8Array): Event {
     case "call.requested":
       return { type: "requested", id, request: request(fields) };
     case "call.responded":
-      return fields !== undefined && "output" in fields
+      return fields !== undefined && "output" in fields && isAbsentOr("boolean", fields["terminal"])
         ? { type: "responded", id, output: fields["output"] }
         : { type: "error", id, error: malformed("call.responded") };
     case "call.completed":
-      return { type: "completed", id };
+      return fields !== undefined
+        ? { type: "completed", id }
+        : { type: "error", id, error: malformed("call.completed") };
     case "call.aborted": {
       const reason = fields?.["reason"];
       return { type: "aborted", id, reason: typeof reason === "string" ? reason : undefined };
@@ -83,6 +88,16 @@ export function read(bytes: Uint8Array): Event {
     default:
       return { type: "unknown" };
   }
+}
+
+function isAbsentOr(type: "boolean" | "string", value: unknown): boolean {
+  return value === undefined || typeof value === type;
+}
+
+function isForwardedFor(value: unknown): boolean {
+  if (value === undefined) return true;
+  const isIdentity = (one: unknown) => isFields(one) && typeof one["id"] === "string";
+  return Array.isArray(value) && value.length <= MAX_FORWARDED && value.every(isIdentity);
 }
 
 function malformed(type: string): CallError {
@@ -95,6 +110,12 @@ function request(fields: Fields | undefined): Requested | CallError {
   const { operationId, input, timeout_ms } = fields;
   if (typeof operationId !== "string") return invalid("`operationId` must be a text");
   if (!("input" in fields)) return invalid("`input` is missing");
+  if (!isAbsentOr("string", fields["auth_token"] ?? undefined)) {
+    return invalid("`auth_token` must be a text");
+  }
+  if (!isForwardedFor(fields["forwarded_for"])) {
+    return invalid(`\`forwarded_for\` must be a list of at most ${MAX_FORWARDED} identities`);
+  }
   if (timeout_ms === undefined || timeout_ms === null) return { operationId, input };
   if (!Number.isInteger(timeout_ms) || (timeout_ms as number) < 0) {
     return invalid("`timeout_ms` must be a number of milliseconds");

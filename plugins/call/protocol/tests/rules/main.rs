@@ -7,6 +7,7 @@ mod imported;
 mod lone;
 mod peer;
 mod pressure;
+mod vectors;
 #[cfg(feature = "websocket")]
 mod websocket;
 mod wire;
