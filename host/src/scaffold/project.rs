@@ -400,14 +400,17 @@ mod tests {
         let (folder, project) = described(r#"["sh", "-c", "mkdir build && echo > build/a.wasm"]"#);
         let project = project.unwrap();
         assert_eq!((project.name(), project.kind()), ("a", Kind::Component));
-        assert_eq!(project.build().await.unwrap(), folder.path().join("build/a.wasm"));
+        assert_eq!(project.build(Profile::Dev).await.unwrap(), folder.path().join("build/a.wasm"));
         assert!(project.sources().iter().all(|(path, _)| !path.ends_with("build")));
 
         let failing = described(r#"["false"]"#);
-        assert!(matches!(failing.1.unwrap().build().await, Err(ProjectError::Build)));
+        assert!(matches!(failing.1.unwrap().build(Profile::Dev).await, Err(ProjectError::Build)));
         let elsewhere = described(r#"["true"]"#);
-        assert!(matches!(elsewhere.1.unwrap().build().await, Err(ProjectError::Elsewhere(_))));
-        let missing = described(r#"["no-such-program"]"#).1.unwrap().build().await;
+        assert!(matches!(
+            elsewhere.1.unwrap().build(Profile::Dev).await,
+            Err(ProjectError::Elsewhere(_))
+        ));
+        let missing = described(r#"["no-such-program"]"#).1.unwrap().build(Profile::Dev).await;
         let missing = missing.unwrap_err().to_string();
         assert!(missing.contains("`no-such-program`") && missing.contains("install"), "{missing}");
         let empty = described("[]").1.unwrap_err().to_string();

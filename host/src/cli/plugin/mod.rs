@@ -117,6 +117,7 @@ pub(super) fn table(plugins: &[PluginStatus]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{Limits, Meter, Substrate};
 
     #[test]
     fn plugins_are_listed_with_what_they_serve() {
