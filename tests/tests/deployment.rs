@@ -201,6 +201,67 @@ async fn k42_everything_at_once() {
 }
 
 #[tokio::test]
+async fn k42_many_mistakes_are_found_in_one_run() {
+    let node = NodeFolder::developed_with(&[
+        ("call", &built().call),
+        ("echo", &built().echo),
+        ("conformance", &built().conformance),
+    ]);
+    alknet_tests::secrets::add_vault(&node, &[("key", "s3cret")]);
+    let text = node.read("node.toml");
+    let echo = &text[text.find("name = \"echo\"").unwrap()..];
+    let echo = &echo.split("sha256 = \"").nth(1).unwrap()[..64];
+    node.replace("node.toml", echo, &"5a".repeat(32));
+    node.replace("node.toml", "gateway = true\n", "gateway = true\nreach = [\"/no/where\"]\n");
+    node.append(
+        "node.toml",
+        "limts = {}\n\
+         capabilities.nonsense = { entry = \"key\", kind = \"bearer\" }\n\
+         [[plugin]]\nname = \"gone\"\nartifact = \"gone.so\"\nsha256 = \"00\"\n\
+         [[plugin]]\nname = \"bare\"\nartifact = \"bare.so\"\n\
+         [[plugin]]\nname = \"echo\"\nartifact = \"other.so\"\nkind = \"jar\"\n",
+    );
+    node.replace("node.toml", "key = \"node.key\"", "key = \"lost.key\"");
+    node.append(
+        "access.toml",
+        "[[peer]]\npeer_id = \"local\"\nfingerprints = [\"x\"]\nscope = []\n",
+    );
+    node.append("known-nodes", "alone\n");
+    let found = refused(&node).await;
+    let all = format!("{found:#?}");
+    for expected in [
+        "`limts`",
+        "a SHA-256 digest is 64",
+        "plugin `bare` is not pinned",
+        "two plugins are called `echo`",
+        "`jar` is not a choice",
+        "lost.key",
+        "plugin `echo`: ",
+        "gone.so: cannot read the plugin",
+        "bare.so: cannot read the plugin",
+        "other.so: cannot read the plugin",
+        "does not ask for capability `nonsense`",
+        "reaches `no/where`, which nothing serves",
+        "`scope`",
+    ] {
+        let count = found.iter().filter(|one| one.what.contains(expected)).count();
+        assert!(count > 0, "no {expected}: {all}");
+    }
+    let in_file = |name: &str| found.iter().filter(|one| one.file == name).count();
+    assert!(in_file("access.toml") >= 2 && in_file("known-nodes") == 1, "{all}");
+    // Nothing is said twice, and what only follows from something else is not said.
+    let mut said: Vec<_> = found.iter().map(|one| (&one.file, one.line, &one.what)).collect();
+    said.sort_unstable();
+    let count = said.len();
+    said.dedup();
+    assert_eq!(said.len(), count, "{all}");
+    assert!(!all.contains("no `sha256` is pinned"), "{all}");
+    let text = node.alknet(["check"]).await;
+    assert!(text.refused(78).contains("note: plugin `call` reaches"), "{}", text.stderr);
+    assert!(text.stderr.trim_end().ends_with(", 1 note"), "{}", text.stderr);
+}
+
+#[tokio::test]
 async fn k42_plugins_are_looked_at_although_another_is_wrong() {
     let node = NodeFolder::developed();
     wrong_digest(&node);

@@ -276,7 +276,7 @@ impl Assembled {
         let callers = matrix.identities.iter().filter(may).map(|row| row.id.clone()).collect();
         let stanzas = self.config().plugins.iter();
         let composing = stanzas.filter(|stanza| {
-            let named = stanza.reach.iter().any(|name| *name == spec.name);
+            let named = stanza.reach.contains(&spec.name);
             named && self.registry.explain_granted(&stanza.name, &spec.name).verdict.is_allowed()
         });
         Operation {

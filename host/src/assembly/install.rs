@@ -12,7 +12,8 @@ use alknet_plugin_api::Manifest;
 use serde::Serialize;
 
 use crate::config::{
-    Digest, EditError, NodeDirectory, NodeFile, PinnedArtifact, PublicKey, Signature, write_new,
+    Digest, EditError, NodeDirectory, NodeFile, PinnedArtifact, PublicKey, Signature, replace,
+    write_new,
 };
 use crate::plugins::artifact::{Policy, SignatureSource, verifying_keys};
 use crate::plugins::package::{
@@ -214,7 +215,13 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), InstallError> {
             .create(folder)
             .map_err(file_error)?;
     }
-    write_new(path, 0o644, bytes).map_err(file_error)
+    // What is there under this name is another file: it was altered, or is a signature by
+    // another key.
+    match path.exists() {
+        true => replace(path, bytes),
+        false => write_new(path, 0o644, bytes),
+    }
+    .map_err(file_error)
 }
 
 /// What was pinned.

@@ -365,8 +365,8 @@ fn beside(config: &NodeConfig, registry: &Registry, loaded: &[&str]) -> Vec<Prob
         _ => true,
     };
     let note = |finding: &Finding| {
-        let remedy = "it keeps nothing from starting; see `alknet check`";
-        place(config, finding).problem(finding.to_string(), remedy).as_note()
+        let remedy = "by itself it keeps nothing from starting";
+        place(config, finding).problem(finding.to_string(), remedy).into_note()
     };
     registry.findings().iter().filter(|finding| certain(finding)).map(note).collect()
 }

@@ -284,7 +284,8 @@ impl NodeConfig {
                 table.problem(plugin.problem(
                     "sha256",
                     format!("plugin `{}` is not pinned", plugin.name),
-                    "write `sha256 = \"…\"` with what `sha256sum FILE` prints",
+                    "run `alknet plugin pin FILE`, or write `sha256 = \"…\"` with what `sha256sum FILE` \
+                     prints",
                 ));
             }
             let signed = plugin.signature.is_some() || plugin.has_key("signature");

@@ -138,7 +138,7 @@ impl Problem {
     }
 
     /// The same, marked as this: it would keep nothing from starting by itself.
-    pub(crate) fn as_note(mut self) -> Self {
+    pub(crate) fn into_note(mut self) -> Self {
         self.note = true;
         self
     }

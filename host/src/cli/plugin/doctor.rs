@@ -57,19 +57,25 @@ fn describe(checkup: &Checkup, output: &Output) -> Result<(), Failure> {
             State::Note => "note",
             State::Wrong => "WRONG",
         };
-        table.row([state, check.field, first_line(&check.found), &check.expected]);
+        table.row([state, check.field, in_cell(&check.found), &check.expected]);
     }
     output.table(&table, checkup)?;
     for check in checkup.checks.iter().filter(|check| check.state != State::Ok) {
-        let more = check.found.lines().skip(1).map(|line| format!("\n  {line}"));
-        let more: String = more.collect();
-        if !check.remedy.is_empty() || !more.is_empty() {
-            output.note(&format!("{}: {}{more}", check.field, check.remedy));
+        let long = in_cell(&check.found) != check.found;
+        let found = if long { check.found.as_str() } else { "" };
+        let told = [found, &check.remedy].into_iter().filter(|text| !text.is_empty());
+        let told = told.collect::<Vec<_>>().join("\n");
+        if !told.is_empty() {
+            output.note(&format!("{}: {}", check.field, told.replace('\n', "\n  ")));
         }
     }
     Ok(())
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// What a sentence says stands below the table.
+fn in_cell(text: &str) -> &str {
+    match text.len() > 80 || text.contains('\n') {
+        true => "see below",
+        false => text,
+    }
 }

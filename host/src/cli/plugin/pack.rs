@@ -74,7 +74,7 @@ impl Pack {
         let mut draft = Draft::new(&sources)?;
         self.add_files(&mut draft, project.as_ref())?;
         for missing in draft.lacks() {
-            output.note(&format!("note: the package has no {missing}"));
+            output.note(&format!("note: the package lacks {missing}"));
         }
         let to = self.output.unwrap_or_else(|| draft.file_name().into());
         let index = draft.write(signer.as_ref(), &to)?;
