@@ -1,6 +1,6 @@
 //! The two forms of the world are in step.
 
-#![allow(clippy::unwrap_used)] // In tests a panic is the report.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the report.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const WRITE: &str = "ALKNET_WRITE_WIT";
 /// At the end, since a comment in front would be the package's documentation.
 const FOOT: &str = "
 // Made from wit/, for languages that cannot import an `async func`: here each such import
-// is a `func` that returns a future.
+// is a `func` that returns a future, which gives `true` where there is no result.
 ";
 
 /// The other form of a file of `wit/`.
@@ -25,7 +25,7 @@ fn with_futures(text: &str) -> String {
             Some((parameters, result)) => {
                 format!("{name}: func({parameters}) -> future<{result}>;\n")
             }
-            None => format!("{name}: func({signature} -> future;\n"),
+            None => format!("{name}: func({signature} -> future<bool>;\n"),
         }
     });
     lines.collect::<String>() + FOOT

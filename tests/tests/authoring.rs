@@ -157,7 +157,7 @@ impl Project {
         let numbers: Vec<_> = (1..=3).map(|number| format!(r#"{{"number":{number}}}"#)).collect();
         assert_eq!(counted.lines().collect::<Vec<_>>(), numbers);
         for (input, wanted) in
-            [("{}", "\"name\" is a required property"), (r#"{"name":7}"#, "7 is not of type")]
+            [("{}", "is a required property"), (r#"{"name":7}"#, "is not of type")]
         {
             let refused = self.program(&built().alknet).args(["call", &hello, input]).output();
             let refused = within(refused).await.unwrap();

@@ -31,7 +31,10 @@ use crate::plugins::Kind;
 const QUIET: Duration = Duration::from_millis(100);
 
 /// The file that describes a project of any language but Rust.
-pub const DESCRIPTION: &str = "alknet.toml";
+const DESCRIPTION: &str = "alknet.toml";
+
+/// Where Python puts what it has compiled, beside the sources.
+const BYTECODE: &str = "__pycache__";
 
 /// What cargo and package managers write to, and what nobody builds from.
 const NOT_SOURCES: [&str; 5] = ["target", "node_modules", ".venv", ".node", ".git"];
@@ -306,7 +309,12 @@ impl Project {
     pub fn watch(&self) -> Result<Sources, ProjectError> {
         let (sender, changes) = watch::channel(());
         let handler = move |event: notify::Result<notify::Event>| {
-            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+            let changes_nothing = event.is_ok_and(|event| {
+                let compiled = |path: &PathBuf| path.iter().any(|part| part == BYTECODE);
+                matches!(event.kind, EventKind::Access(_))
+                    || (!event.paths.is_empty() && event.paths.iter().all(compiled))
+            });
+            if !changes_nothing {
                 sender.send_replace(());
             }
         };
@@ -427,6 +435,8 @@ mod tests {
         }
         let mut sources = project.unwrap().watch().unwrap();
         std::fs::write(folder.path().join("target/out"), "").unwrap();
+        std::fs::create_dir(folder.path().join("src/__pycache__")).unwrap();
+        std::fs::write(folder.path().join("src/__pycache__/a.pyc"), "").unwrap();
         let unchanged = timeout(4 * QUIET, sources.changed()).await;
         assert!(unchanged.is_err());
         std::fs::write(folder.path().join("src/lib.rs"), "").unwrap();

@@ -27,6 +27,9 @@ const DEFAULT_MAX_MAPS: u64 = 65_530;
 
 /// Core modules of one component, at most: CPython takes most of these.
 const CORE_INSTANCES: u32 = 32;
+/// Memories of one component, at most: tools that compose components leave a few. All
+/// count against its limit, and a slot is one memory.
+const MEMORIES: u32 = 4;
 /// Tables of one component, at most.
 const TABLES: u32 = 8;
 
@@ -174,8 +177,8 @@ impl Engine {
 fn config(slots: u32, max_memory: usize) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_memories(slots)
-        .max_memories_per_component(1)
+        .total_memories(slots.max(MEMORIES))
+        .max_memories_per_component(MEMORIES)
         .max_memory_size(max_memory)
         // A component is a few core modules: the plugin and its adapters, or an
         // interpreter with its libraries.

@@ -66,7 +66,7 @@ pub(in super::super) fn replace_in(linker: &mut Linker<State>) -> Result<()> {
         Box::pin(Imports::closed(host, on))
     })?;
     put(&mut to, "[method]connection.shutdown", |host, (on,): (On,)| {
-        Box::pin(<Imports as connections::HostConnectionWithStore<_>>::shutdown(host, on))
+        Box::pin(done(<Imports as connections::HostConnectionWithStore<_>>::shutdown(host, on)))
     })?;
 
     let mut to = linker.instance("alknet:plugin/operations@1.0.0")?;
@@ -82,13 +82,13 @@ pub(in super::super) fn replace_in(linker: &mut Linker<State>) -> Result<()> {
         Box::pin(Imports::invoke_peer(host, env, peer, name, input))
     })?;
     put(&mut to, "[method]context.cancelled", |host, (call,): (Call,)| {
-        Box::pin(Imports::cancelled(host, call))
+        Box::pin(done(Imports::cancelled(host, call)))
     })?;
     put(&mut to, "[method]context.ownership", |host, (call, request): (Call, String)| {
         Box::pin(Imports::ownership(host, call, request))
     })?;
     put(&mut to, "[method]item-sink.send", |host, (sink, item): (Resource<Sink>, Vec<u8>)| {
-        Box::pin(<Imports as operations::HostItemSinkWithStore<_>>::send(host, sink, item))
+        Box::pin(done(<Imports as operations::HostItemSinkWithStore<_>>::send(host, sink, item)))
     })?;
 
     let mut to = linker.instance("alknet:plugin/capabilities@1.0.0")?;
@@ -101,14 +101,20 @@ pub(in super::super) fn replace_in(linker: &mut Linker<State>) -> Result<()> {
 
     let mut to = linker.instance("alknet:plugin/host@1.0.0")?;
     put(&mut to, "sleep", |host, (duration,): (u64,)| {
-        Box::pin(<Imports as host::HostWithStore<_>>::sleep(host, duration))
+        Box::pin(done(<Imports as host::HostWithStore<_>>::sleep(host, duration)))
     })?;
     put(&mut to, "shutdown", |host, (): ()| {
-        Box::pin(<Imports as host::HostWithStore<_>>::shutdown(host))
+        Box::pin(done(<Imports as host::HostWithStore<_>>::shutdown(host)))
     })?;
     put(&mut to, "[method]gateway-call.next", |host, (call,): (Resource<Events>,)| {
         Box::pin(Imports::next(host, call))
     })
+}
+
+/// What the future of a function without a result gives: not every language's tools
+/// know futures of nothing.
+async fn done(work: impl Future<Output = Result<()>>) -> Result<bool> {
+    work.await.map(|()| true)
 }
 
 /// Puts a function that returns a future of what `work` gives.
