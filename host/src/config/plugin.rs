@@ -108,7 +108,7 @@ impl CapabilityGrant {
 /// native plugin's limits cannot be enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PluginLimits {
-    /// Bytes of memory, for each instance.
+    /// Bytes of memory, for each instance or for an isolated plugin's process.
     pub memory: Option<u64>,
     /// How long it may compute without giving way.
     pub cpu: Option<Duration>,
