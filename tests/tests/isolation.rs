@@ -190,8 +190,7 @@ async fn its_process_is_handed_no_secret_and_dies_with_the_daemon() {
 #[tokio::test]
 async fn under_a_sandbox_it_runs_and_is_confined_further() {
     let node = folder();
-    let text = node.read("node.toml");
-    node.write("node.toml", &format!("[sandbox]\nfiles = true\n{text}"));
+    node.append("node.toml", "[sandbox]\nfiles = true\n");
     let node = node.start(&[]).await;
     let client = node.client().await;
     assert_serves(&client).await;

@@ -99,7 +99,7 @@ pub struct PluginStatus {
     /// `native` or `component`.
     pub kind: String,
     /// How far it is trusted: `native` shares the daemon's process and could
-    /// read anything in it, `confined` sees only what it is given.
+    /// read anything in it, `isolated` has a process of its own, `confined` sees only what it is given.
     pub trust: String,
     /// Its own version.
     pub version: String,

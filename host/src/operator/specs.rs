@@ -125,7 +125,7 @@ fn plugins() -> OperationSpec {
     let plugin = having(json!({
         "name": text(),
         "kind": { "enum": ["native", "component"] },
-        "trust": { "enum": ["native", "confined"] },
+        "trust": { "enum": ["native", "isolated", "confined"] },
         "version": text(),
         "alpns": texts(),
         "operations": texts(),

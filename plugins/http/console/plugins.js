@@ -5,6 +5,7 @@ import { bytes, count, rate, span } from "./format.js";
 
 const TRUST = {
   confined: ["good", "A component: it sees only what it is given, and is held to its limits."],
+  isolated: ["plain", "A shared library in a process of its own: it can do whatever that process can, and crashes alone."],
   native: ["warn", "A shared library in the daemon’s own process: it can do whatever the daemon can."],
 };
 

@@ -298,9 +298,7 @@ impl Session {
     }
 
     fn open_stream(self: &Arc<Self>, request: Id, conn: Id, way: Way) {
-        let served = self.tables.lock();
-        let served = served.conns.get(&conn).map(|s| (s.connection.clone(), s.finishing.clone()));
-        let Some((connection, finishing)) = served else {
+        let Some((connection, finishing)) = self.served(conn) else {
             let error = WireError::ConnectionClosed;
             return self.answer(request, Answer::StreamError(error), b"");
         };

@@ -73,7 +73,11 @@ impl Wanted {
 impl Drop for Wanted {
     fn drop(&mut self) {
         let mut tables = self.session.tables.lock();
-        let left = (tables.calls.remove(&self.task), tables.subscriptions.remove(&self.task));
+        let left = (
+            tables.handlers.remove(&self.task),
+            tables.calls.remove(&self.task),
+            tables.subscriptions.remove(&self.task),
+        );
         drop(tables);
         drop(left);
         if !self.over {
@@ -98,8 +102,9 @@ impl DynHandler for Part {
             let (done, end) = oneshot::channel();
             // The child says when it has let go of it; the connection is closed when
             // this returns, so nothing of it may be held here meanwhile.
-            let entry = Served::new(connection, finishing.clone(), done);
+            let entry = Served::new(connection, finishing.clone());
             session.tables.lock().conns.insert(conn, entry);
+            session.tables.lock().handlers.insert(conn, done);
             let mut wanted = Wanted { session, task: conn, over: false };
             let handle = ToChild::Handle { conn, index: self.index, max_datagram };
             let sent = wanted.session.say(&handle, &served);

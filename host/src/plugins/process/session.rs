@@ -33,7 +33,7 @@ use super::wire::{Answer, Id, Metric, ToChild, ToHost, Way, WireFailure, policy}
 const BACKLOG: usize = 256 << 20;
 
 /// Requests of a child at a time, and subscriptions and gateways that it holds.
-pub(super) const REQUESTS: usize = 16 << 10;
+pub(super) const REQUESTS: usize = 128 << 10;
 
 /// Streams or datagrams that a child may wait for at a time.
 const AHEAD: usize = 4096;
@@ -84,6 +84,8 @@ pub(super) struct Session {
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) conns: HashMap<Id, Served>,
+    /// Handlers under way, by their connections.
+    pub(super) handlers: HashMap<Id, oneshot::Sender<Result<(), WireFailure>>>,
     pub(super) outgoing: HashMap<Id, Arc<Outgoing>>,
     pub(super) incoming: HashMap<Id, Arc<Incoming>>,
     pub(super) calls: HashMap<Id, oneshot::Sender<(bool, Bytes)>>,
@@ -99,19 +101,14 @@ pub(super) struct Tables {
 pub(super) struct Served {
     pub(super) connection: Connection,
     pub(super) finishing: Arc<Finishing>,
-    pub(super) done: Option<oneshot::Sender<Result<(), WireFailure>>>,
     wanted: [Option<Arc<Semaphore>>; 3],
     loops: Vec<AbortHandle>,
 }
 
 impl Served {
-    pub(super) fn new(
-        connection: Connection,
-        finishing: Arc<Finishing>,
-        done: oneshot::Sender<Result<(), WireFailure>>,
-    ) -> Self {
+    pub(super) fn new(connection: Connection, finishing: Arc<Finishing>) -> Self {
         let (wanted, loops) = Default::default();
-        Self { connection, finishing, done: Some(done), wanted, loops }
+        Self { connection, finishing, wanted, loops }
     }
 }
 
@@ -251,8 +248,8 @@ impl Session {
             ToHost::Refused => self.tell(Event::Refused(text(&body))),
             ToHost::Built => self.tell(Event::Built),
             ToHost::Handled { conn, end } => {
-                let served = self.tables.lock().conns.get_mut(&conn).and_then(|s| s.done.take());
-                served.map(|done| done.send(end));
+                let handler = self.tables.lock().handlers.remove(&conn);
+                handler.map(|handler| handler.send(end));
             }
             ToHost::Answered { call, ok, released } => self.answered(call, ok, released, body),
             ToHost::Item { call, item } => {
@@ -360,12 +357,15 @@ impl Session {
         Some(self.tables.lock().conns.get(&conn)?.connection.clone())
     }
 
+    pub(super) fn served(&self, conn: Id) -> Option<(Connection, Arc<Finishing>)> {
+        let tables = self.tables.lock();
+        let served = tables.conns.get(&conn)?;
+        Some((served.connection.clone(), served.finishing.clone()))
+    }
+
     /// Lets what is finished go out first: it was, before the plugin closed.
     fn close(&self, conn: Id, code: u64, reason: &str) {
-        let tables = self.tables.lock();
-        let Some(served) = tables.conns.get(&conn) else { return };
-        let (connection, finishing) = (served.connection.clone(), served.finishing.clone());
-        drop(tables);
+        let Some((connection, finishing)) = self.served(conn) else { return };
         let reason = reason.to_owned();
         match self.node.get() {
             Some(node) if !finishing.is_idle() => {

@@ -105,17 +105,31 @@ impl Outgoing {
         session: &Session,
         id: Id,
         stream: &mut Option<SendStream>,
-        finished: &mut bool,
+        done: &mut Done,
     ) -> Poll<()> {
         let mut state = self.state.lock();
         state.pump = Some(cx.waker().clone());
         let Some(half) = stream else { return Poll::Ready(()) };
+        if done.told {
+            // Nobody reads it; how it ends is the plugin's to say all the same.
+            state.came.clear();
+            match state.end {
+                _ if done.finished => {}
+                Some(End::Reset(code)) => half.reset(code),
+                Some(End::Finish) => {
+                    let _late = half.finish();
+                }
+                Some(End::Release) => drop(stream.take().map(SendStream::into_backend)),
+                None => return Poll::Pending,
+            }
+            return Poll::Ready(());
+        }
         if let Some(priority) = state.priority.take() {
             half.set_priority(priority);
         }
         let mut wrote = false;
         let mut failure = None;
-        while !*finished {
+        while !done.finished {
             match state.end {
                 Some(End::Reset(code)) => {
                     half.reset(code);
@@ -144,14 +158,14 @@ impl Outgoing {
             }
         }
         let waiting: usize = state.came.iter().map(Bytes::len).sum();
-        let done = state.owed.saturating_sub(waiting as u32);
-        if done >= WINDOW / 4 || (wrote && waiting == 0 && done > 0) {
-            state.owed -= done;
-            let _gone = session.say(&ToChild::Credit { stream: id, bytes: done }, b"");
+        let gone = state.owed.saturating_sub(waiting as u32);
+        if gone >= WINDOW / 4 || (wrote && waiting == 0 && gone > 0) {
+            state.owed -= gone;
+            let _gone = session.say(&ToChild::Credit { stream: id, bytes: gone }, b"");
         }
-        if failure.is_none() && waiting == 0 && !*finished {
+        if failure.is_none() && waiting == 0 && !done.finished {
             if state.end == Some(End::Finish) {
-                *finished = true;
+                done.finished = true;
                 failure = half.finish().err();
                 self.finishing.end();
             } else if wrote && let Poll::Ready(Err(error)) = Pin::new(&mut *half).poll_flush(cx) {
@@ -167,8 +181,19 @@ impl Outgoing {
             },
         };
         let _gone = session.say(&ToChild::Stopped { stream: id, end }, b"");
-        Poll::Ready(())
+        done.told = true;
+        drop(state);
+        self.poll(cx, session, id, stream, done)
     }
+}
+
+/// What has been done with what the child writes.
+#[derive(Default)]
+struct Done {
+    /// The transport knows of the clean end.
+    finished: bool,
+    /// The child knows what became of it on the other side.
+    told: bool,
 }
 
 fn wake(mut state: parking_lot::MutexGuard<'_, OutState>) {
@@ -294,8 +319,8 @@ impl Session {
 
     /// Carries what the child writes. Where the child is gone, the stream is reset.
     async fn carry_out(self: Arc<Self>, id: Id, stream: SendStream, half: Arc<Outgoing>) {
-        let (mut stream, mut finished) = (Some(stream), false);
-        let carry = std::future::poll_fn(|cx| half.poll(cx, &self, id, &mut stream, &mut finished));
+        let (mut stream, mut done) = (Some(stream), Done::default());
+        let carry = std::future::poll_fn(|cx| half.poll(cx, &self, id, &mut stream, &mut done));
         tokio::select! {
             () = carry => {}
             () = self.gone.cancelled() => {}
@@ -303,7 +328,7 @@ impl Session {
         let mut state = half.state.lock();
         state.over = true;
         state.came.clear();
-        let unfinished = state.end == Some(End::Finish) && !finished;
+        let unfinished = state.end == Some(End::Finish) && !done.finished;
         drop(state);
         if unfinished {
             half.finishing.end();

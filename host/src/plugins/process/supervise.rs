@@ -103,6 +103,7 @@ fn living(phase: &Phase) -> Option<Arc<Session>> {
 
 /// A plugin that its first process has loaded.
 pub(super) struct Supervised {
+    path: PathBuf,
     build: oneshot::Sender<Build>,
 }
 
@@ -137,12 +138,12 @@ impl Supervised {
             .spawn(move || runtime.block_on(live(origin, &loaded, wanted)))
             .map_err(|error| failed(&path, error))?;
         let manifest = manifest.recv().map_err(|_| gone(&path))??;
-        Ok((Self { build }, manifest))
+        Ok((Self { path, build }, manifest))
     }
 
     /// Builds the plugin, and keeps it running from then on.
     pub(super) fn build(self, host: Host, config: Json) -> Result<Arc<Process>, LoadError> {
-        let path = PathBuf::new();
+        let path = self.path;
         let ((built, result), (phase, phases)) = (mpsc::channel(), oneshot::channel());
         let (stop, stopped) = oneshot::channel();
         let node = Handle::try_current().ok();
