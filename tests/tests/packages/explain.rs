@@ -104,7 +104,10 @@ async fn the_json_says_who_may_what_and_why() {
     }
     let identities = effective["identities"].as_array().unwrap();
     let bob = identities.iter().find(|one| one["id"] == "bob").unwrap();
-    assert_eq!((&bob["active"], &bob["operations"]), (&false.into(), &0.into()));
+    // Who is disabled is a stranger.
+    let nobody = &identities[0];
+    assert_eq!((&nobody["id"], &bob["active"]), (&"anonymous".into(), &false.into()));
+    assert_eq!(bob["operations"], nobody["operations"]);
     assert_eq!(effective["limits"]["calls_per_connection"], 256);
 }
 
@@ -137,5 +140,5 @@ async fn the_text_says_the_same_to_people() {
     };
     assert!(line("/clock/now").ends_with("everybody"), "{text}");
     assert!(line("/node/status").ends_with("local, ada; plugins: conformance"), "{text}");
-    assert!(line("bob").contains("0 operations"), "{text}");
+    assert!(line("bob").contains("  no  "), "{text}");
 }
