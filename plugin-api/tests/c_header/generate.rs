@@ -212,12 +212,12 @@ static inline uint32_t alknet_fail(alknet_fault *fault, uint32_t code, const cha
 "#;
 
 /// A header, and a digest of what it says that is the same in every minor version.
-pub struct Header {
+pub(crate) struct Header {
     pub text: String,
     pub fingerprint: String,
 }
 
-pub fn generate() -> Header {
+pub(crate) fn generate() -> Header {
     let frozen = Types::of(true);
     let fingerprint = hex(&Sha256::digest(frozen.declarations.as_bytes()));
     let all = Types::of(false);
@@ -291,7 +291,7 @@ impl Types {
             TLPrimitive::ConstPtr => format!("const {} *", self.name(pointee(ty))),
             TLPrimitive::MutPtr => format!("{} *", self.name(pointee(ty))),
             // Only behind a pointer, which is then to its first element.
-            TLPrimitive::Array { .. } => self.name(pointee(ty)),
+            TLPrimitive::Array => self.name(pointee(ty)),
             other => panic!("{other:?} has no name in C yet"),
         }
     }
