@@ -129,8 +129,9 @@ impl Outgoing {
         }
         let mut wrote = false;
         let mut failure = None;
-        while !done.finished {
+        loop {
             match state.end {
+                _ if done.finished => break,
                 Some(End::Reset(code)) => {
                     half.reset(code);
                     return Poll::Ready(());
