@@ -259,7 +259,7 @@ mod tests {
         let outbox = Outbox::new(near);
         outbox.send(&ToChild::Data { stream: 3 }, b"hello").unwrap();
         outbox.send(&ToChild::Next { call: 9 }, b"").unwrap();
-        let mut sent = vec![0; 200];
+        let mut sent = [0; 200];
         let len = far.read(&mut sent).unwrap();
         let mut inbox = Inbox::default();
         let mut frames = Vec::new();
