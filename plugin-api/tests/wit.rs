@@ -42,7 +42,8 @@ fn the_world_of_futures_is_made_from_the_world() {
         let wanted = std::fs::read_to_string(crate_folder.join("wit").join(name)).unwrap();
         let wanted = with_futures(&wanted);
         assert!(!wanted.lines().any(|line| {
-            line.contains("async func") && !line.trim_start().starts_with("export ")
+            let line = line.trim_start();
+            line.contains("async func") && !line.starts_with("export ") && !line.starts_with("//")
         }));
         if std::env::var_os(WRITE).is_some() {
             std::fs::create_dir_all(&made).unwrap();

@@ -166,7 +166,7 @@ fn k13_each_combination_of_transports_is_built_by_make_check() {
 
 /// The variables that code may read: where files are, and how to print. None of
 /// them is a secret; systemd's names the folder in which it puts secrets.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 15] = [
     "\"XDG_CONFIG_HOME\"",
     "\"HOME\"",
     "\"NO_COLOR\"",
@@ -174,6 +174,15 @@ const VARIABLES: [&str; 7] = [
     "\"CLICOLOR_FORCE\"",
     "\"TERM\"",
     "\"CREDENTIALS_DIRECTORY\"",
+    // An isolated plugin's process has these from the daemon.
+    "\"LANG\"",
+    "\"LC_ALL\"",
+    "\"TZ\"",
+    "\"PATH\"",
+    "\"LD_LIBRARY_PATH\"",
+    "\"SSL_CERT_FILE\"",
+    "\"SSL_CERT_DIR\"",
+    "\"RUST_BACKTRACE\"",
 ];
 
 #[test]

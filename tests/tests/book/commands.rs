@@ -176,6 +176,10 @@ pages! {
     troubleshooting: "docs/operators/troubleshooting.md", 4;
     command_line: "docs/operators/command-line.md", 2;
     rust_plugins: "docs/authors/rust.md", 1;
+    javascript_plugins: "docs/authors/javascript.md", 1;
+    python_plugins: "docs/authors/python.md", 1;
+    c_plugins: "docs/authors/c.md", 1;
+    packages: "docs/packages.md", 3;
     the_plugin_clock: "plugins/clock/README.md", 1;
     the_plugin_echo: "plugins/echo/README.md", 1;
 }
@@ -206,5 +210,5 @@ fn few_commands_are_not_run_and_a_reason_is_given() {
             assert!(!(other && commands), "{}:{} is not marked `sh`", page.name, block.line);
         }
     }
-    assert!(left_out <= 16, "{left_out} blocks of commands are not run");
+    assert!(left_out <= 20, "{left_out} blocks of commands are not run");
 }

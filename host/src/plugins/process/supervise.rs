@@ -4,6 +4,7 @@
 //! what they say and sees them end. Its processes die with that thread, and so with
 //! the daemon.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -46,20 +47,6 @@ const LAST: Duration = Duration::from_secs(1);
 
 /// The longest line of a child's standard error that is kept whole.
 const LINE: u64 = 8 << 10;
-
-/// What a child is handed of its host's environment: nothing of it is secret, and
-/// programs fail in odd ways without it.
-const ENVIRONMENT: [&str; 9] = [
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "PATH",
-    "HOME",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "RUST_BACKTRACE",
-];
 
 /// Whether the plugin has a process.
 #[derive(Clone)]
@@ -332,11 +319,10 @@ impl Child {
 
     fn spawn(origin: &Origin) -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
-        let kept = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         let mut running = Command::new(&origin.launch.program)
             .args(["isolated-plugin", &origin.launch.name])
             .env_clear()
-            .envs(kept)
+            .envs(inherited())
             // Each of the allocator's arenas sets addresses aside, which are limited.
             .env("MALLOC_ARENA_MAX", "4")
             .stdin(Stdio::from(OwnedFd::from(far)))
@@ -441,6 +427,24 @@ impl Body {
         // It may have ended already.
         let _ended = self.running.kill().await;
     }
+}
+
+/// What a child is handed of its host's environment: nothing of it is secret, and
+/// programs fail in odd ways without it.
+fn inherited() -> impl Iterator<Item = (&'static str, OsString)> {
+    let set = |name: &'static str| Some((name, std::env::var_os(name)?));
+    let names = [
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "PATH",
+        "HOME",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "RUST_BACKTRACE",
+    ];
+    names.into_iter().filter_map(set)
 }
 
 fn buried(status: io::Result<ExitStatus>) -> Death {
