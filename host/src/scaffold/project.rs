@@ -271,7 +271,7 @@ impl Project {
             .current_dir(&self.folder)
             .args(["build", "--lib", "--message-format=json-render-diagnostics"])
             .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stdout(Stdio::piped())
             .kill_on_drop(true);
         if profile == Profile::Release {
             cargo.arg("--release");
@@ -279,7 +279,9 @@ impl Project {
         if self.kind == Kind::Component {
             cargo.args(["--target", "wasm32-wasip2"]);
         }
-        let built = cargo.output().await.map_err(ProjectError::Cargo)?;
+        // `output` would take standard error away.
+        let built = async { cargo.spawn()?.wait_with_output().await };
+        let built = built.await.map_err(ProjectError::Cargo)?;
         if !built.status.success() {
             return Err(ProjectError::Build);
         }

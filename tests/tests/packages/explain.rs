@@ -128,7 +128,7 @@ async fn the_text_says_the_same_to_people() {
         "secrets    search (bearer) from entry `search-key`",
         "secret (bytes) from entry `raw`, which the plugin sees, for conformance/capability",
         "outbound   https://api.example.com",
-        "64 MiB and 1000 ms of computing",
+        "memory 64 MiB, cpu 1s",
         "nobody from the wire",
         "no problems",
     ] {
