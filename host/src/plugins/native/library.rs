@@ -8,6 +8,7 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::path::Path;
 use std::ptr::addr_of;
+use std::time::Duration;
 
 use alknet_plugin_api::abi::c::{self, C_SYMBOL, CHeader, RawModule};
 use alknet_plugin_api::abi::module::ModuleRef;
@@ -127,6 +128,9 @@ fn text_of(error: &dyn std::error::Error) -> String {
         .join(": ")
 }
 
+/// How often sealing is tried.
+const SEALING: u32 = 50;
+
 /// An anonymous file with these bytes that nobody can change any more.
 pub(super) fn sealed(bytes: &[u8]) -> io::Result<File> {
     const NAME: &CStr = c"alknet-plugin";
@@ -145,9 +149,17 @@ pub(super) fn sealed(bytes: &[u8]) -> io::Result<File> {
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(bytes)?;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
-    // SAFETY: the descriptor is open, the seals are flags.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
-        return Err(io::Error::last_os_error());
+    for left in (0..SEALING).rev() {
+        // SAFETY: the descriptor is open, the seals are flags.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if left == 0 || error.kind() != io::ErrorKind::ResourceBusy {
+            return Err(error);
+        }
+        // The kernel is moving a page of it, and is soon done.
+        std::thread::sleep(Duration::from_millis(10));
     }
     file.rewind()?;
     Ok(file)
