@@ -67,8 +67,8 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
         "open connection"
     );
     let native = &mut samples[1];
-    let native =
-        [&mut native.mebibytes, &mut native.call_ns, &mut native.connection_us].map(median);
+    let native = [&mut native.mebibytes, &mut native.call_ns, &mut native.connection_us]
+        .map(|each| median(each));
     for (substrate, samples) in substrates.iter().zip(&mut samples) {
         let bulk = median(&mut samples.mebibytes);
         let call = median(&mut samples.call_ns);
