@@ -269,7 +269,7 @@ async fn a_new_plugin_in_python_is_tested_and_run() {
 
     let dev = project.starts().await;
     // It takes its time, and the node says with what.
-    dev.logged("compiling a component").await;
+    dev.logged("compiling in_python.wasm").await;
     dev.said(READY).await;
     project.does_what_it_should("in-python").await;
     dev.signal("INT").await;

@@ -21,5 +21,6 @@ pub use bucket::Bucket;
 pub use connection::{Metered, REFUSED};
 pub use meter::{Full, Meter, Place, Timed};
 pub use table::{
-    Hold, Limit, LimitStatus, Limits, MAX_INSTANCE_MEMORY, Resource, Substrate, TABLE, Unit, Usage,
+    Hold, Limit, LimitStatus, Limits, MAX_INSTANCE_MEMORY, PROCESS_CPU, PROCESS_MEMORY, Resource,
+    Substrate, TABLE, Unit, Usage,
 };

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::plugins::process::{MEMORY, PATIENCE};
-
 /// How a plugin runs, which decides what can be enforced on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Substrate {
@@ -138,7 +136,7 @@ pub const TABLE: [Limit; 11] = [
         unit: Unit::Bytes,
         each: Some("instance"),
         component_default: Some(64 << 20),
-        process_default: Some(MEMORY),
+        process_default: Some(PROCESS_MEMORY),
         meaning: "Memory for each instance, or for the process",
         beyond: "The instance, or the process, is stopped: its connections close as crashed, its calls fail with `INTERNAL`.",
         counted: true,
@@ -152,7 +150,7 @@ pub const TABLE: [Limit; 11] = [
         unit: Unit::Milliseconds,
         each: Some("instance"),
         component_default: Some(1_000),
-        process_default: Some(PATIENCE.as_millis() as u64),
+        process_default: Some(PROCESS_CPU.as_millis() as u64),
         meaning: "How long the plugin may compute without giving way",
         beyond: "It is stopped, as for `memory`. Waiting for anything, or moving bytes of a stream, begins anew; of a process, each thread is watched.",
         counted: false,
@@ -287,6 +285,12 @@ pub const TABLE: [Limit; 11] = [
         process: Waits,
     },
 ];
+
+/// Bytes of memory of a plugin's own process whose stanza says nothing.
+pub const PROCESS_MEMORY: u64 = 1 << 30;
+
+/// How long a thread of such a process may go without giving way.
+pub const PROCESS_CPU: Duration = Duration::from_secs(10);
 
 /// The most memory that an instance of a component can be given.
 pub const MAX_INSTANCE_MEMORY: u64 = 1 << 30;

@@ -129,7 +129,6 @@ impl Engine {
         {
             return Ok(component);
         }
-        tracing::info!(sha256 = hex::encode(sha256), bytes = bytes.len(), "compiling a component");
         let _shown = Progress::begin(format!("compiling {name}"));
         let component = Component::new(&self.0.wasmtime, bytes)
             .map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;

@@ -35,6 +35,7 @@ pub use self::serving::Died;
 use self::serving::Part;
 use self::supervise::Supervised;
 use super::{Artifact, Kind, LoadError, Opened, native};
+use crate::budget::{PROCESS_CPU, PROCESS_MEMORY};
 
 /// How a plugin's process is started and what it is held to.
 #[derive(Clone, Debug)]
@@ -62,20 +63,14 @@ pub struct FileAccess {
     pub required: bool,
 }
 
-/// Bytes of memory of a plugin whose stanza says nothing.
-pub const MEMORY: u64 = 1 << 30;
-
-/// How long a thread of such a plugin may go without giving way.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-
 impl Launch {
     /// This very program, with the limits of a stanza that names none.
     pub fn new(name: &str) -> Self {
         Self {
             program: "/proc/self/exe".into(),
             name: name.to_owned(),
-            memory_bytes: MEMORY,
-            patience: PATIENCE,
+            memory_bytes: PROCESS_MEMORY,
+            patience: PROCESS_CPU,
             files: None,
         }
     }
